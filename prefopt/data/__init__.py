@@ -1,0 +1,1 @@
+"""From files and hubs to steps: records, formats, tokens, plan, collation."""

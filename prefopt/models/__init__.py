@@ -1,0 +1,1 @@
+"""Policies, adapters, references, and the head that turns hidden states into log-probs."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: pairs, masked reductions, log-probs."""

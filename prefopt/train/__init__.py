@@ -1,0 +1,1 @@
+"""The thin trainer on transformers.Trainer, its settings, callbacks and reports."""
