@@ -118,7 +118,7 @@ class GroupBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device; dtypes stay as they are."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -177,7 +177,7 @@ class ObjectiveInputs:
     """Statistics of all groups of the step, for coupled objectives; None: this call is the step."""
 
     def log_ratios(self) -> Float[Tensor, "G K"]:
-        """log pi(y|x) - log pi_ref(y|x) per response, in nats; 0 in unused slots.
+        """Log pi(y|x) - log pi_ref(y|x) per response, in nats; 0 in unused slots.
 
         Raises:
             ValueError: if no reference log-probs were given.

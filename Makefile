@@ -1,0 +1,32 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format clean
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help:  ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## Train on the embedded task, end to end, without network or GPU.
+	$(BIN)/prefopt demo
+
+test: $(INSTALLED)  ## Run the gate: lint, format, types, layers, fast tests.
+	scripts/check.sh
+
+test-slow: $(INSTALLED)  ## Run the tests that take minutes.
+	scripts/check.sh slow
+
+check: $(INSTALLED)  ## Run the gate without the tests.
+	scripts/check.sh static
+
+format: $(INSTALLED)  ## Format the code and repair what lint can repair.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv, caches and build folders; runs/ stays.
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/setup.sh
+	scripts/setup.sh

@@ -1,0 +1,195 @@
+"""`prefopt train`: one recipe to one trained policy, on one process or many."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate.utils import broadcast_object_list
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from prefopt.config import Recipe, load_recipe
+from prefopt.data.plan import StepPlan
+from prefopt.data.store import PreparedData, TokenStore, prepare_data
+from prefopt.errors import UserError
+from prefopt.models.load import check_model_sections, load_policy
+from prefopt.models.reference import load_reference
+from prefopt.models.section import ReferenceSection
+from prefopt.models.tokenizer import load_tokenizer
+from prefopt.train.arguments import training_arguments
+from prefopt.train.callbacks import MetricsFile
+from prefopt.train.checkpoint import METRICS_FILE, staging_folder
+from prefopt.train.model_card import write_model_card
+from prefopt.train.plots import plot_curves
+from prefopt.train.progress import ProgressReport
+from prefopt.train.run_folder import differences_of_machine, installed_versions, open_run
+from prefopt.train.steps import StepDataset, check_scores
+from prefopt.train.trainer import PreferenceTrainer
+
+Answer = TypeVar("Answer")
+
+
+def run(recipe_path: Path, overrides: Sequence[str], resume: str | None, overwrite: bool) -> None:
+    """Train what the recipe says; see `train`."""
+    train(load_recipe(recipe_path, overrides), resume=resume, overwrite=overwrite)
+
+
+def train(recipe: Recipe, *, resume: str | None = None, overwrite: bool = False) -> None:
+    """Train a policy and leave model, metrics, curves and model card in the run's folder.
+
+    Everything that can fail for a reason in recipe, data or folder fails before weights are read.
+
+    Args:
+        recipe: the checked recipe.
+        resume: None, `auto` or a checkpoint to go on from.
+        overwrite: replace a run that lies in the folder.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+    """
+    check_model_sections(recipe.model, recipe.adapter)
+    arguments = training_arguments(
+        recipe.training, has_evaluation=recipe.data.evaluation is not None
+    )
+    tokenizer = load_tokenizer(recipe.model)
+    data = prepare_data(recipe.data, tokenizer)
+    check_scores(recipe.objective, data.train)
+    checkpoint = _on_first_process(
+        arguments,
+        lambda: open_run(
+            recipe.training.output_dir, recipe.resolved(), resume=resume, overwrite=overwrite
+        ),
+    )
+    trainer = _trainer(recipe, arguments, tokenizer, data)
+    if checkpoint is not None and trainer.is_world_process_zero():
+        for difference in differences_of_machine(checkpoint, arguments.world_size):
+            print(f"resuming: {difference}; the last bits of the result may differ", flush=True)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _save(trainer, recipe, result.metrics)
+    trainer.accelerator.end_training()
+
+
+def _trainer(
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+) -> PreferenceTrainer:
+    needs_reference = recipe.objective.needs_reference
+    reference_section = recipe.reference or ReferenceSection()
+    goes_on = recipe.adapter is not None and recipe.adapter.path is not None
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        with_reference_adapter=needs_reference and goes_on and reference_section.path is None,
+    )
+    reference = None
+    if needs_reference:
+        reference = load_reference(reference_section, recipe.model, recipe.adapter, policy)
+    callbacks: list[TrainerCallback] = [MetricsFile(), ProgressReport()]
+    if recipe.training.early_stopping_patience is not None:
+        callbacks.append(
+            EarlyStoppingCallback(
+                recipe.training.early_stopping_patience, recipe.training.early_stopping_threshold
+            )
+        )
+    evaluation = data.evaluation
+    trainer = PreferenceTrainer(
+        model=policy,
+        args=arguments,
+        objective=recipe.objective,
+        reference=reference,
+        train_dataset=_steps(recipe, arguments, data.train, data.source_weights),
+        eval_dataset=None if evaluation is None else _held_out(recipe, arguments, evaluation),
+        tokenizer=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _steps(
+    recipe: Recipe, arguments: TrainingArguments, store: TokenStore, weights: Sequence[float]
+) -> StepDataset:
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    plan = StepPlan(
+        records_per_source=store.records_per_source,
+        source_weights=tuple(weights),
+        groups_per_step=recipe.training.groups_per_step,
+        seed=seed,
+        shuffle=recipe.training.shuffle,
+    )
+    return _share(recipe, arguments, store, plan)
+
+
+def _held_out(recipe: Recipe, arguments: TrainingArguments, store: TokenStore) -> StepDataset:
+    plan = StepPlan(
+        records_per_source=(len(store),),
+        source_weights=(1.0,),
+        groups_per_step=max(recipe.training.groups_per_step, arguments.world_size),
+        seed=0,
+        shuffle=False,
+    )
+    return _share(recipe, arguments, store, plan)
+
+
+def _share(
+    recipe: Recipe, arguments: TrainingArguments, store: TokenStore, plan: StepPlan
+) -> StepDataset:
+    return StepDataset(
+        store,
+        plan,
+        recipe.objective,
+        rank=arguments.process_index,
+        num_ranks=arguments.world_size,
+        tokens_per_micro_batch=recipe.training.tokens_per_micro_batch,
+    )
+
+
+def _save(trainer: PreferenceTrainer, recipe: Recipe, metrics: dict[str, float]) -> None:
+    """The trained model, whole, with tokenizer, curves and card, moved in when it is complete."""
+    folder = recipe.training.output_dir
+    staging = Path(staging_folder(str(folder))) / "model"
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(staging))
+    if not trainer.is_world_process_zero():
+        return
+    write_model_card(
+        staging,
+        recipe=recipe.resolved(),
+        objective_name=recipe.objective.name,
+        base_model=recipe.model.path,
+        datasets=[source.path for source in recipe.data.sources],
+        is_adapter=recipe.adapter is not None,
+        metrics=metrics,
+        versions=installed_versions(),
+    )
+    for file in staging.iterdir():
+        os.replace(file, folder / file.name)
+    shutil.rmtree(staging.parent)
+    plot_curves(folder / METRICS_FILE, folder / "curves.png")
+
+
+def _on_first_process(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:
+    """What the action returns or refuses on the first process, on all of them."""
+    answer: list[Any] = [None, None]
+    if arguments.process_index == 0:
+        try:
+            answer[0] = action()
+        except UserError as error:
+            answer[1] = str(error)
+    if arguments.world_size > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    result: Answer = answer[0]
+    return result

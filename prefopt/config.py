@@ -1,0 +1,122 @@
+"""The recipe: everything that one YAML file says, checked as a whole before anything is loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
+
+from prefopt.data.section import DataSection
+from prefopt.errors import UserError, check_section
+from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
+from prefopt.objectives import Objective, build
+from prefopt.train.section import TrainingSection
+
+
+class Recipe(BaseModel):
+    """A whole training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: ModelSection
+    """The policy to start from."""
+    data: DataSection
+    """The preferences to learn from."""
+    objective: SerializeAsAny[Objective]
+    """What is optimised: a name and its parameters."""
+    reference: ReferenceSection | None = None
+    """What log-ratios are measured against, where the objective needs them; by default the policy
+    as it starts."""
+    adapter: AdapterSection | None = None
+    """A LoRA adapter to train; without this section the weights themselves are trained."""
+    training: TrainingSection
+    """How to train."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _build_objective(cls, section: Any) -> Any:
+        if isinstance(section, Objective):
+            return section
+        if not isinstance(section, Mapping):
+            raise UserError(f"objective should be a mapping with a name, got {section!r}.")
+        return build(section)
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.reference is not None and not self.objective.needs_reference:
+            raise UserError(
+                f"reference has no effect: {self.objective.name} needs none. Remove the section."
+            )
+        arguments = self.training.arguments
+        if self.data.evaluation is None:
+            if str(arguments.get("eval_strategy", "no")) != "no":
+                raise UserError(
+                    "training.eval_strategy needs held-out data. Add data.evaluation, such as "
+                    "{fraction: 0.05}, or remove the key."
+                )
+            if self.training.early_stopping_patience is not None:
+                raise UserError(
+                    "training.early_stopping_patience needs held-out data. Add data.evaluation."
+                )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default filled in, in plain types that YAML can hold."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `key.sub=value` overrides put in before it is checked.
+
+    Raises:
+        UserError: for the first thing that is wrong, with its key or place in the file.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe. Give the path of a YAML file.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder. Give the path of a YAML file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{place}: not YAML: {error.problem}. Check the indentation.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping with model, data, objective, training.")
+    for override in overrides:
+        _put(values, override)
+    return check_section(Recipe, values, "")
+
+
+def _put(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is no override. Write key.sub=value.")
+    *parents, last = key.split(".")
+    place: Any = values
+    for parent in parents:
+        place = (
+            place[_index(place, parent, key)] if isinstance(place, list) else _child(place, parent)
+        )
+        if not isinstance(place, dict | list):
+            raise UserError(f"{key}: '{parent}' has no keys below it. Check the path.")
+    value = yaml.safe_load(text)
+    if isinstance(place, list):
+        place[_index(place, last, key)] = value
+    else:
+        place[last] = value
+
+
+def _child(place: dict[str, Any], name: str) -> Any:
+    if place.get(name) is None:
+        place[name] = {}
+    return place[name]
+
+
+def _index(place: list[Any], text: str, key: str) -> int:
+    if not text.isdigit() or int(text) >= len(place):
+        raise UserError(f"{key}: '{text}' is no index of a list of {len(place)}.")
+    return int(text)

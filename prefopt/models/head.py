@@ -1,0 +1,125 @@
+"""A head that returns log-probs of scored tokens instead of logits of all positions.
+
+The model's own `forward` is replaced on the instance, before peft and before any wrapper, so that
+DDP, ZeRO-3 and FSDP2 see one ordinary forward pass. The output projection stays a module that is
+called once, whatever the number of tiles: sharded wrappers gather its weight in that call's hooks,
+and ranks with different numbers of tiles stay in step.
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefopt.errors import UserError
+from prefopt.ops.logps import target_logps, tiled_target_logps, tokens_per_tile
+
+
+def install_logp_head(model: PreTrainedModel) -> None:
+    """Teach the model to answer `targets=` with log-probs; without it, it behaves as before."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UserError(
+            f"model.path: {type(model).__name__} has no output projection that could be scored. "
+            "Choose a causal language model."
+        )
+    _replace_forward(head, partial(_head_forward, head, _logit_transform(model)))
+    _replace_forward(model, partial(_model_forward, model))
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse an output projection that the log-prob head would bypass, such as an adapted one.
+
+    Raises:
+        UserError: if the projection is not the plain layer it was when the head was installed.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and "forward" in vars(head):
+        return
+    raise UserError(
+        "adapter: the output projection cannot carry an adapter or be trained beside one; "
+        "leave it out of adapter.target_modules and adapter.modules_to_save."
+    )
+
+
+def head_deviation(model: nn.Module, input_ids: Int[Tensor, "1 L"]) -> Float[Tensor, ""]:
+    """Largest difference, in nats, between the head's log-probs and those of the plain logits.
+
+    Both passes run through whatever wraps the model. 0.0 up to rounding unless the architecture
+    changes its logits in a way that the head does not know.
+    """
+    targets = input_ids[0, 1:]
+    predictors = torch.arange(targets.shape[0], device=targets.device)
+    mask = torch.ones_like(input_ids)
+    with torch.no_grad():
+        logps = model(
+            input_ids=input_ids, attention_mask=mask, predictors=predictors, targets=targets
+        )
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        deviation: Tensor = (logps - target_logps(logits[0, :-1], targets)).abs().max()
+        return deviation
+
+
+def _replace_forward(module: nn.Module, scored: Callable[..., Tensor]) -> None:
+    plain = module.forward
+
+    @wraps(plain)
+    def forward(*args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
+        if targets is None:
+            return plain(*args, **kwargs)
+        return scored(*args, targets=targets, **kwargs)
+
+    module.forward = forward
+
+
+def _model_forward(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "R L"],
+    attention_mask: Int[Tensor, "R L"],
+    *,
+    predictors: Int[Tensor, " N"],
+    targets: Int[Tensor, " N"],
+    **absent: Any,
+) -> Float[Tensor, " N"]:
+    """Log-probs of the targets, each predicted at a position of the flattened rows."""
+    # peft passes every argument of the usual signature, as None.
+    given = [key for key, value in absent.items() if value is not None]
+    assert not given, f"scoring does not take {given}"
+    hidden = model.get_decoder()(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state
+    scored = hidden.flatten(0, 1).index_select(0, predictors)
+    logps: Tensor = model.get_output_embeddings()(scored, targets=targets)
+    return logps
+
+
+def _head_forward(
+    head: nn.Linear,
+    transform: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "N H"],
+    *,
+    targets: Int[Tensor, " N"],
+) -> Float[Tensor, " N"]:
+    def project(tile: Tensor) -> Tensor:
+        return transform(nn.functional.linear(tile, head.weight, head.bias))
+
+    return tiled_target_logps(hidden, targets, project, tokens_per_tile(head.weight.shape[0]))
+
+
+def _logit_transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """What some architectures do to logits after the projection."""
+    config = model.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    factor = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+
+    def transform(logits: Tensor) -> Tensor:
+        if factor != 1.0 or divisor != 1.0:
+            logits = logits * (factor / divisor)
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    return transform

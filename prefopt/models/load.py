@@ -1,0 +1,159 @@
+"""The policy of a recipe: weights, quantisation, adapter, dropout and the log-prob head."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils.import_utils import is_bitsandbytes_available
+
+from prefopt.errors import UserError
+from prefopt.models.head import check_head, install_logp_head
+from prefopt.models.section import AdapterSection, ModelSection
+from prefopt.models.tokenizer import check_local_folder, first_line
+
+# The adapter that is trained, by peft's own default name, and the frozen copy of its start.
+POLICY_ADAPTER = "default"
+REFERENCE_ADAPTER = "reference"
+
+
+def check_model_sections(model: ModelSection, adapter: AdapterSection | None) -> None:
+    """Refuse what can be seen to fail before any weight is read.
+
+    Raises:
+        UserError: for options that exclude each other and folders that hold something else.
+    """
+    if model.quantization and adapter is None:
+        raise UserError(
+            "model.quantization: 4-bit weights cannot be trained themselves. "
+            "Add an adapter section, or leave quantization out."
+        )
+    if model.quantization and not is_bitsandbytes_available():
+        raise UserError("model.quantization needs bitsandbytes: pip install 'prefopt[quant]'.")
+    if adapter is not None and adapter.dropout > 0 and not model.dropout:
+        raise UserError(
+            "adapter.dropout has no effect while model.dropout is false. "
+            "Set model.dropout: true or adapter.dropout: 0."
+        )
+    check_local_folder(model.path, "model.path")
+    if _is_adapter(model.path):
+        raise UserError(
+            f"model.path: {model.path} holds an adapter, not a model. "
+            "Put it in adapter.path and its base model in model.path, or merge it: prefopt merge."
+        )
+    if adapter is not None and adapter.path is not None:
+        check_local_folder(adapter.path, "adapter.path")
+        if Path(adapter.path).is_dir() and not _is_adapter(adapter.path):
+            raise UserError(
+                f"adapter.path: {adapter.path} has no adapter_config.json. "
+                "Give a folder that peft saved, or leave adapter.path out to start a new adapter."
+            )
+
+
+def load_policy(
+    section: ModelSection, adapter: AdapterSection | None, *, with_reference_adapter: bool = False
+) -> PreTrainedModel | PeftModel:
+    """The model to train, with a log-prob head, and an adapter if one is asked for.
+
+    Args:
+        section: which weights.
+        adapter: which adapter; None trains the weights themselves.
+        with_reference_adapter: also hold a frozen copy of the adapter that training starts from.
+
+    Raises:
+        UserError: if weights or adapter cannot be loaded or do not fit each other.
+    """
+    model = load_causal_lm(section)
+    if adapter is None:
+        return model
+    peft_model = _add_adapter(model, adapter, with_reference_adapter=with_reference_adapter)
+    check_head(model)
+    if not section.dropout:
+        _switch_dropout_off(peft_model)
+    if with_reference_adapter:
+        # A checkpoint holds what is trained; the reference is rebuilt from its own folder.
+        save = peft_model.save_pretrained
+
+        def save_policy_adapter(*args: Any, **kwargs: Any) -> None:
+            save(*args, **{"selected_adapters": [POLICY_ADAPTER], **kwargs})
+
+        vars(peft_model)["save_pretrained"] = save_policy_adapter
+    return peft_model
+
+
+def load_causal_lm(section: ModelSection) -> PreTrainedModel:
+    """The weights alone, with a log-prob head and without dropout unless it is asked for."""
+    quantization = None
+    if section.quantization == "nf4":
+        compute = torch.bfloat16 if section.dtype == "auto" else getattr(torch, section.dtype)
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute,
+            bnb_4bit_use_double_quant=True,
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            section.path,
+            revision=section.revision,
+            dtype=section.dtype,
+            attn_implementation=section.attn_implementation,
+            trust_remote_code=section.trust_remote_code,
+            quantization_config=quantization,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.path: cannot load {section.path} as a causal language model. "
+            f"{first_line(error)}"
+        ) from error
+    if not section.dropout:
+        _switch_dropout_off(model)
+    install_logp_head(model)
+    return model
+
+
+def _is_adapter(path: str) -> bool:
+    folder = Path(path)
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _add_adapter(
+    model: PreTrainedModel, adapter: AdapterSection, *, with_reference_adapter: bool
+) -> PeftModel:
+    if adapter.path is not None:
+        try:
+            peft_model = PeftModel.from_pretrained(model, adapter.path, is_trainable=True)
+            if with_reference_adapter:
+                peft_model.load_adapter(adapter.path, adapter_name=REFERENCE_ADAPTER)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"adapter.path: {adapter.path} does not fit model.path. {first_line(error)}"
+            ) from error
+        return peft_model
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        modules_to_save=adapter.modules_to_save,
+        use_dora=adapter.dora,
+        use_rslora=adapter.rslora,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        new_adapter = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"adapter.target_modules: {first_line(error)}") from error
+    assert isinstance(new_adapter, PeftModel)
+    return new_adapter
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,122 @@
+"""Reference log-probs from a live model: a frozen copy, the adapter off, or the adapter's start."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefopt.models.layout import token_logps
+from prefopt.models.load import POLICY_ADAPTER, REFERENCE_ADAPTER, load_causal_lm
+from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
+from prefopt.types import GroupBatch
+
+
+class Reference(Protocol):
+    """Where reference log-probs come from."""
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Place and shard whatever the reference holds, as the policy is."""
+
+    def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
+        """Log-prob of every scored token under the reference, without gradient.
+
+        Args:
+            batch: the micro-batch.
+            policy: the policy inside whatever wraps it.
+        """
+
+
+class FrozenCopy:
+    """A model of its own that is never trained."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: nn.Module = model.requires_grad_(False).eval()
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Shard the copy as the policy is sharded, or move it to the device."""
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.model = _prepare_for_deepspeed(self.model, accelerator)
+        elif accelerator.is_fsdp2:
+            from accelerate.utils import fsdp2_prepare_model
+
+            self.model = fsdp2_prepare_model(accelerator, self.model)
+        else:
+            self.model.to(accelerator.device)
+
+    def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
+        """Log-probs under the copy; the policy is not looked at."""
+        with torch.no_grad():
+            return token_logps(self.model, batch)
+
+
+class StartOfAdapter:
+    """The policy's base weights with the adapter off, or with a frozen copy of its start."""
+
+    def __init__(self, policy: PeftModel) -> None:
+        self.peft_model = policy
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Nothing: the weights are the policy's own."""
+
+    def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
+        """Log-probs through the policy's wrapper, so that sharded weights are gathered."""
+        was_training = policy.training
+        policy.eval()
+        with torch.no_grad(), self._as_reference():
+            logps = token_logps(policy, batch)
+        policy.train(was_training)
+        return logps
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        if REFERENCE_ADAPTER not in self.peft_model.peft_config:
+            with self.peft_model.disable_adapter():
+                yield
+            return
+        self.peft_model.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+        yield
+        self.peft_model.set_adapter(POLICY_ADAPTER)
+
+
+def load_reference(
+    reference: ReferenceSection,
+    model: ModelSection,
+    adapter: AdapterSection | None,
+    policy: PreTrainedModel | PeftModel,
+) -> Reference:
+    """The reference of a recipe.
+
+    With an adapter and no `reference.path` it is the policy as it starts: the base weights, or
+    those with the adapter that training goes on from. Else it is a frozen copy.
+    """
+    if adapter is not None and reference.path is None:
+        assert isinstance(policy, PeftModel)
+        return StartOfAdapter(policy)
+    path = reference.path or model.path
+    section = model.model_copy(update={"path": path, "dropout": False})
+    return FrozenCopy(load_causal_lm(section))
+
+
+def _prepare_for_deepspeed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """An inference engine that shards the copy under ZeRO-3 and leaves it whole below."""
+    import deepspeed
+
+    config = dict(accelerator.deepspeed_plugin.deepspeed_config)
+    for training_only in ("optimizer", "scheduler"):
+        config.pop(training_only, None)
+    zero = dict(config.get("zero_optimization", {}))
+    zero.pop("offload_optimizer", None)
+    if zero.get("stage") != 3:
+        zero["stage"] = 0
+    engine: nn.Module = deepspeed.initialize(
+        model=model, config={**config, "zero_optimization": zero}
+    )[0]
+    engine.eval()
+    return engine

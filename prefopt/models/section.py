@@ -1,0 +1,76 @@
+"""What a recipe says of the model, its adapter and the reference."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ModelSection(BaseModel):
+    """The policy to start from and its tokenizer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str
+    """A folder with a causal language model, or its id on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer, if it does not lie with the model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
+    """Type of the weights; `auto` takes the checkpoint's. Small updates vanish in bfloat16 weights:
+    for full fine-tuning keep float32 and set `training.bf16`; for LoRA bfloat16 is right."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers, such as sdpa, eager or flash_attention_2."""
+    trust_remote_code: bool = False
+    """Run Python code that lies with the model. Off: a model that needs it is refused."""
+    chat_template: str | None = None
+    """A template's name (`chatml`, or one that trl brings, such as `llama3`) or a .jinja file;
+    null takes the tokenizer's own."""
+    eos_token: str | None = None
+    """The end-of-sequence token, if the tokenizer names none or the wrong one."""
+    quantization: Literal["nf4"] | None = None
+    """nf4 holds the frozen weights in 4 bits (QLoRA); needs an adapter and bitsandbytes."""
+    dropout: bool = False
+    """Keep the model's dropout while training. Off: policy and reference agree before step 1."""
+
+
+class AdapterSection(BaseModel):
+    """A LoRA adapter to train instead of the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str | None = None
+    """An adapter to go on training from; it brings its own shape, so the keys below stay away."""
+    r: int = Field(default=16, ge=1)
+    """Rank of the update."""
+    alpha: int = Field(default=32, ge=1)
+    """The update is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input; needs `model.dropout: true`."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers to adapt, by name; `all-linear` takes every linear layer but the output projection."""
+    modules_to_save: list[str] | None = None
+    """Layers to train in full beside the adapter, such as embed_tokens."""
+    dora: bool = False
+    """Train magnitudes apart from directions (weight-decomposed LoRA)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead, which is steadier at high rank."""
+
+    @model_validator(mode="after")
+    def _shape_comes_from_one_place(self) -> Self:
+        given = sorted(self.model_fields_set - {"path"})
+        if self.path is not None and given:
+            raise ValueError(
+                f"adapter.path brings the adapter's own shape; remove {', '.join(given)}"
+            )
+        return self
+
+
+class ReferenceSection(BaseModel):
+    """What log-ratios are measured against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str | None = None
+    """Another model as reference: a folder or hub id with the policy's tokenizer. null: the policy
+    as it starts, which an adapter run gets by switching the adapter off or keeping its start."""

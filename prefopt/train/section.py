@@ -1,0 +1,123 @@
+"""What a recipe says of training: our own keys, and those of transformers.TrainingArguments."""
+
+import typing
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from prefopt.errors import UserError, did_you_mean
+
+_PLAN = "the step plan decides this; use training.groups_per_step and tokens_per_micro_batch"
+_NOT_OURS = "the objective and the data decide this; it would have no effect here"
+_OWN_FOLDER = "prefopt writes its run folder itself; push the finished folder with `hf upload`"
+_FLAG = "say it on the command line: prefopt train RECIPE --resume"
+
+REFUSED = {
+    "per_device_train_batch_size": _PLAN,
+    "per_device_eval_batch_size": _PLAN,
+    "gradient_accumulation_steps": _PLAN,
+    "auto_find_batch_size": _PLAN,
+    "train_sampling_strategy": "the step plan decides this; use training.shuffle and training.seed",
+    "dataloader_drop_last": _PLAN,
+    "length_column_name": _PLAN,
+    "group_by_length": _PLAN,
+    "accelerator_config": _PLAN,
+    "label_smoothing_factor": "smoothing belongs to the objective; see objective.label_smoothing",
+    "neftune_noise_alpha": _NOT_OURS,
+    "label_names": _NOT_OURS,
+    "remove_unused_columns": _NOT_OURS,
+    "prediction_loss_only": _NOT_OURS,
+    "batch_eval_metrics": _NOT_OURS,
+    "eval_accumulation_steps": _NOT_OURS,
+    "eval_do_concat_batches": _NOT_OURS,
+    "include_for_metrics": _NOT_OURS,
+    "include_num_input_tokens_seen": "tokens per second are always logged",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "restore_callback_states_from_checkpoint": "a resumed run always restores them",
+    "fp16": "float16 overflows on summed log-probs; use bf16",
+    "fp16_full_eval": "float16 overflows on summed log-probs; use bf16",
+    "bf16_full_eval": "evaluation runs in the precision of training; use bf16",
+    "torch_compile": "not supported yet",
+    "torch_compile_backend": "not supported yet",
+    "torch_compile_mode": "not supported yet",
+    "use_liger_kernel": "not supported: the log-prob head replaces it",
+    "do_train": "prefopt train trains",
+    "do_eval": "use training.eval_strategy",
+    "do_predict": "there is nothing to predict",
+    "ignore_data_skip": "a resumed run continues exactly where it stopped",
+    "resume_from_checkpoint": _FLAG,
+    "overwrite_output_dir": "say it on the command line: prefopt train RECIPE --overwrite",
+    "push_to_hub": _OWN_FOLDER,
+    "hub_model_id": _OWN_FOLDER,
+    "hub_strategy": _OWN_FOLDER,
+    "hub_token": _OWN_FOLDER,
+    "hub_private_repo": _OWN_FOLDER,
+    "hub_always_push": _OWN_FOLDER,
+    "hub_revision": _OWN_FOLDER,
+}
+"""Keys of TrainingArguments that would fight the plan or do nothing, and what to do instead."""
+
+
+class TrainingSection(BaseModel):
+    """How to train: our own keys, and those of transformers.TrainingArguments.
+
+    The latter are checked as such:
+    learning_rate, num_train_epochs, max_steps, lr_scheduler_type, warmup_steps, optim, bf16,
+    gradient_checkpointing, eval_strategy, save_steps, logging_steps, report_to, seed, and so on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    output_dir: Path
+    """The run's folder: checkpoints, metrics, curves and the trained model."""
+    groups_per_step: int = Field(default=32, ge=1)
+    """Prompts that one optimiser step learns from, over all ranks and micro-batches."""
+    tokens_per_micro_batch: int = Field(default=16384, ge=1)
+    """Padded tokens that one forward pass may hold; lower it when memory runs out. It never
+    changes an update beyond rounding."""
+    shuffle: bool = True
+    """Draw the groups of an epoch in random order; false keeps the order of the data."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations without a better `metric_for_best_model` (eval_loss)."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """What counts as better, in units of that metric."""
+
+    @model_validator(mode="after")
+    def _other_keys_are_training_arguments(self) -> Self:
+        checked = {key: _checked(key, value) for key, value in (self.model_extra or {}).items()}
+        (self.model_extra or {}).update(checked)
+        if "early_stopping_threshold" in self.model_fields_set and not self.early_stopping_patience:
+            raise UserError(
+                "training.early_stopping_threshold has no effect without "
+                "training.early_stopping_patience. Set both or neither."
+            )
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that belong to TrainingArguments."""
+        return dict(self.model_extra or {})
+
+
+def _checked(key: str, value: Any) -> Any:
+    """The value in the type that TrainingArguments declares for the key."""
+    from transformers import TrainingArguments
+
+    if key in REFUSED:
+        raise UserError(f"training.{key}: {REFUSED[key]}.")
+    hints = typing.get_type_hints(TrainingArguments)
+    names = {name for name in hints if not name.startswith("_")} - set(REFUSED)
+    if key not in names:
+        known = names | set(TrainingSection.model_fields)
+        near = did_you_mean(key, known).split(" Known:")[0]
+        if near.startswith("Known"):
+            near = "See transformers.TrainingArguments."
+        raise UserError(f"training.{key}: unknown key. {near}")
+    if isinstance(value, bool) and bool not in (*typing.get_args(hints[key]), hints[key]):
+        raise UserError(f"training.{key} should be {hints[key]}, got {value}.")
+    try:
+        return TypeAdapter(hints[key]).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Input ")
+        raise UserError(f"training.{key} {message}, got {value!r}.") from None

@@ -1,0 +1,269 @@
+"""The trainer: transformers.Trainer whose batch is one optimiser step's share of a rank.
+
+It computes policy and reference log-probs, hands them to an objective, and divides by denominators
+that are known before the first backward pass. It knows no objective's name.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from prefopt.models.layout import token_logps
+from prefopt.models.reference import Reference
+from prefopt.objectives import Objective
+from prefopt.train.checkpoint import save_atomically, staging_folder
+from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
+from prefopt.train.steps import StepDataset, StepShare, step_loader
+from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient is NaN or infinite; nothing was updated with it."""
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a policy with any objective; everything but the step itself is transformers'."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        objective: Objective,
+        reference: Reference | None,
+        train_dataset: StepDataset,
+        eval_dataset: StepDataset | None,
+        tokenizer: PreTrainedTokenizerBase,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Takes a policy with a log-prob head, and a reference where the objective needs one."""
+        assert (reference is not None) == objective.needs_reference
+        self.objective = objective
+        self.reference = reference
+        self.window = LogWindow()
+        self._packed: Tensor | None = None
+        self._sums = StepSums()
+        self._is_saving = False
+        self._last_log = time.perf_counter()
+        self._num_tokens = 0
+        self._step_losses: list[tuple[tuple[str, ...], Tensor]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        if reference is not None:
+            reference.prepare(self.accelerator)
+
+    def get_train_dataloader(self) -> DataLoader[StepShare]:
+        """One item per optimiser step; not prepared by accelerate, since it is sharded already."""
+        assert isinstance(self.train_dataset, StepDataset)
+        return step_loader(self.train_dataset, num_workers=self.args.dataloader_num_workers)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> None:
+        """Nothing to count: a share carries the denominators of its step."""
+
+    def training_step(
+        self, model: nn.Module, inputs: StepShare, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Gradients of one optimiser step; returns its loss over all ranks."""
+        model.train()
+        self._sums, self._step_losses = StepSums(), []
+        for i, micro_batch in enumerate(inputs.micro_batches):
+            is_last = i == len(inputs.micro_batches) - 1
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            with self._gradients_of(model, is_last), self.compute_loss_context_manager():
+                batch = self._prepare_inputs(micro_batch)
+                loss = self._micro_batch_loss(model, batch, inputs, is_filler=i >= inputs.num_real)
+                if is_last:
+                    self._reduce_sums(inputs)
+                self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
+        return self._sums.values["loss:sum"].to(torch.float32)
+
+    def _gradients_of(
+        self, model: nn.Module, is_last: bool
+    ) -> contextlib.AbstractContextManager[Any]:
+        """Reduce gradients over ranks with the last micro-batch only; DeepSpeed decides itself."""
+        if is_last or self._is_deepspeed:
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(model)
+        return context
+
+    def _micro_batch_loss(
+        self, model: nn.Module, batch: GroupBatch, share: StepShare, *, is_filler: bool
+    ) -> Tensor:
+        """This micro-batch's part of the step's loss, and its numbers for the log."""
+        inputs, output = self._objective_of(model, batch)
+        loss = output.losses.sum() * 0.0
+        for name, term in output.all_terms().items():
+            if share.denominators[name] > 0:
+                loss = loss + term.coefficient / share.denominators[name] * term.losses.sum()
+        # A filler keeps ranks in step: its graph is used, its value is not.
+        loss = loss * 0.0 if is_filler else loss
+        self._sums.add("loss:sum", loss)
+        self._sums.add("non_finite", (~torch.isfinite(loss)).sum())
+        self._sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
+        self._step_losses.append((batch.ids, output.losses.detach()))
+        return loss
+
+    def _objective_of(
+        self, model: nn.Module, batch: GroupBatch
+    ) -> tuple[ObjectiveInputs, ObjectiveOutput]:
+        reference_logps = None
+        if self.reference is not None:
+            reference_logps = batch.sum_over_tokens(self.reference.token_logps(batch, model))
+        inputs = ObjectiveInputs(
+            policy_logps=batch.sum_over_tokens(token_logps(model, batch)),
+            reference_logps=reference_logps,
+            num_tokens=batch.num_tokens,
+            scores=batch.scores,
+            where=batch.where,
+        )
+        return inputs, self.objective(inputs)
+
+    @property
+    def _is_deepspeed(self) -> bool:
+        return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+    @property
+    def _deepspeed(self) -> dict[str, Any]:
+        return {"scale_wrt_gas": False} if self._is_deepspeed else {}
+
+    def _reduce_sums(self, share: StepShare) -> None:
+        """Sum the step's numbers over ranks, before its last backward pass.
+
+        They are read on the host with the gradient norm, in one synchronisation. DeepSpeed moves
+        the optimiser inside the backward pass, so there they are read at once.
+        """
+        self._packed = self.accelerator.reduce(self._sums.pack(), reduction="sum")
+        self._num_tokens = share.num_tokens
+        if self._is_deepspeed:
+            self._read_sums(self._packed.tolist())
+
+    def _read_sums(self, packed: list[float]) -> None:
+        sums = self._sums.read(packed)
+        if sums.pop("non_finite") > 0:
+            self._stop_on_non_finite_loss()
+        self._sums.values["loss:sum"] = torch.tensor(sums["loss:sum"], device=self.args.device)
+        self.window.add({**sums, "loss:count": 1.0, "num_tokens": float(self._num_tokens)})
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        """The gradient norm before clipping; stops the run if it or the loss is not finite."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self._is_deepspeed:
+            norm = float(grad_norm)
+        else:
+            assert self._packed is not None
+            whole = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+            *packed, norm = torch.cat([self._packed, whole.double().reshape(1)]).tolist()
+            self._read_sums(packed)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"step {self.state.global_step + 1}: the gradient norm is {norm}, in a step whose "
+                f"loss is finite. Records of the step: {self._records_of_step()}. "
+                "Lower training.learning_rate, or train in float32."
+            )
+        return norm
+
+    def _stop_on_non_finite_loss(self) -> None:
+        bad = [
+            (ids[g], losses[g].item())
+            for ids, losses in self._step_losses
+            for g in range(len(ids))
+            if not torch.isfinite(losses[g])
+        ]
+        found = ", ".join(f"{record} ({loss})" for record, loss in gather_object(bad)[:8])
+        raise NonFiniteLossError(
+            f"step {self.state.global_step + 1}: the loss is not finite; nothing was updated. "
+            f"Records: {found}. Look at them with prefopt validate, or lower the learning rate."
+        )
+
+    def _records_of_step(self) -> str:
+        return ", ".join(record for ids, _ in self._step_losses for record in ids[:8])
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Move a micro-batch to the device and leave its dtypes alone, whatever the engine's."""
+        assert isinstance(inputs, GroupBatch)
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """6 operations per parameter and token for forward and backward pass, of this rank."""
+        assert isinstance(inputs, StepShare)
+        num_tokens = sum(batch.input_ids.shape[0] for batch in inputs.micro_batches)
+        return 6 * num_tokens * sum(parameter.numel() for parameter in self.model.parameters())
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Loss and metrics over all held-out groups, each counted once.
+
+        Every term of the loss has its own denominator over the whole set.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        assert isinstance(dataset, StepDataset)
+        sums, coefficients = StepSums(), dict[str, float]()
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        for step in range(dataset.plan.steps_per_epoch):
+            share = dataset[0, step]
+            for i, micro_batch in enumerate(share.micro_batches):
+                is_filler = i >= share.num_real
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    inputs, output = self._objective_of(model, self._prepare_inputs(micro_batch))
+                for name, term in output.all_terms().items():
+                    coefficients[name] = term.coefficient
+                    sums.add(f"term/{name}:sum", term.losses.sum() * (not is_filler))
+                    sums.add(f"term/{name}:count", term.weight.sum() * (not is_filler))
+                sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
+        model.train(was_training)
+        reduced = self.accelerator.reduce(sums.pack(), reduction="sum").tolist()
+        means = means_of(sums.read(reduced))
+        loss = sum(
+            coefficient * means.pop(f"term/{name}", 0.0)
+            for name, coefficient in coefficients.items()
+        )
+        metrics = {
+            f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; a training line gets the means over all groups since the last one."""
+        if "learning_rate" in logs:
+            num_tokens = self.window.sums.pop("num_tokens")
+            now = time.perf_counter()
+            logs = {**logs, **self.window.drain()}
+            logs["tokens_per_second"] = num_tokens / (now - self._last_log)
+            self._last_log = now
+        super().log(logs, start_time)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return staging_folder(folder) if self._is_saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        def save() -> None:
+            self._is_saving = True
+            super(PreferenceTrainer, self)._save_checkpoint(model, trial)
+            self._is_saving = False
+
+        save_atomically(self, save)

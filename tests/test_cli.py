@@ -1,0 +1,163 @@
+"""The command line: wiring, errors in one line, and `--resume` with and without a value."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import prefopt.commands
+from prefopt import __version__
+from prefopt.cli import main
+from prefopt.errors import UserError
+
+Calls = list[tuple[Any, ...]]
+
+
+def run(*arguments: str) -> int:
+    """Exit code of the command line."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert isinstance(exit_info.value.code, int)
+    return exit_info.value.code
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What each command was called with; none of them runs."""
+    recorded: Calls = []
+    for name in ("train", "validate", "objectives", "demo", "merge", "schema"):
+        command = SimpleNamespace(run=lambda *given, name=name: recorded.append((name, *given)))
+        monkeypatch.setattr(prefopt.commands, name, command, raising=False)
+    return recorded
+
+
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    command = SimpleNamespace(run=fail)
+    monkeypatch.setattr(prefopt.commands, "objectives", command, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        ("train r.yaml", ("train", "r.yaml", [], None, False)),
+        ("train r.yaml a.b=1 c=2", ("train", "r.yaml", ["a.b=1", "c=2"], None, False)),
+        ("train r.yaml --overwrite", ("train", "r.yaml", [], None, True)),
+        ("train r.yaml --resume", ("train", "r.yaml", [], "auto", False)),
+        ("train r.yaml --resume auto", ("train", "r.yaml", [], "auto", False)),
+        ("train r.yaml --resume runs/a a=1", ("train", "r.yaml", ["a=1"], "runs/a", False)),
+        ("train r.yaml --resume=odd=name", ("train", "r.yaml", [], "odd=name", False)),
+        ("train --resume r.yaml a=1", ("train", "r.yaml", ["a=1"], "auto", False)),
+        ("train r.yaml --resume a=1 --overwrite", ("train", "r.yaml", ["a=1"], "auto", True)),
+        ("validate r.yaml a=1", ("validate", "r.yaml", ["a=1"], 3, False)),
+        ("validate r.yaml --show 0 --json", ("validate", "r.yaml", [], 0, True)),
+        ("objectives", ("objectives", [], False)),
+        ("objectives some other --json", ("objectives", ["some", "other"], True)),
+        ("demo --output here --seed 7", ("demo", "here", 7)),
+        ("merge runs/a merged", ("merge", "runs/a", "merged")),
+        ("schema", ("schema", None)),
+        ("schema --output s.json", ("schema", "s.json")),
+    ],
+)
+def test_arguments_reach_the_command(arguments: str, call: tuple[Any, ...], calls: Calls):
+    assert run(*arguments.split()) == 0
+
+    assert [tuple(as_text(value) for value in made) for made in calls] == [call]
+
+
+def as_text(value: Any) -> Any:
+    return str(value) if hasattr(value, "parts") else value
+
+
+def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fail_with(UserError("objective.beta should be greater than 0, got -1."), monkeypatch)
+
+    assert run("objectives") == 2
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "error: objective.beta should be greater than 0, got -1.\n"
+
+
+def test_only_the_first_of_several_processes_prints_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fail_with(UserError("anything"), monkeypatch)
+    monkeypatch.setenv("RANK", "1")
+
+    assert run("objectives") == 2
+
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    fail_with(ZeroDivisionError("ours"), monkeypatch)
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["objectives"])
+
+
+def test_ctrl_c_says_so_and_exits_as_a_shell_expects(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fail_with(KeyboardInterrupt(), monkeypatch)
+
+    assert run("objectives") == 130
+
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "merge"])
+def test_a_missing_argument_is_a_usage_error(
+    command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+):
+    assert run(command) == 2
+
+    assert "Missing argument" in capsys.readouterr().err
+    assert calls == []
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "objectives", "demo", "merge", "schema"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]):
+    assert run(command, "--help") == 0
+
+    assert f"prefopt {command} [OPTIONS]" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert run("--version") == 0
+
+    assert capsys.readouterr().out == f"prefopt {__version__}\n"
+
+
+def test_the_package_is_a_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "prefopt", "train", "no_such_recipe.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: no_such_recipe.yaml")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_print_one_line():
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --main_process_port 0"
+    result = subprocess.run(
+        [sys.executable, *f"{launch} -m prefopt train no_such_recipe.yaml".split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode != 0
+    assert result.stderr.count("error: no_such_recipe.yaml") == 1
