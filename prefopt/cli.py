@@ -6,6 +6,7 @@ Every command imports its module inside its body, so that `prefopt --help` never
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from prefopt import __version__
 from prefopt.errors import UserError
 
 _USER_ERROR_EXIT_CODE = 2
+_SECONDS_FOR_FIRST_PROCESS = 5.0
 _INTERRUPTED_EXIT_CODE = 130  # what a shell reports for SIGINT
 
 
@@ -32,10 +34,11 @@ class _Prefopt(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            _say(f"error: {error}", color=typer.colors.RED)
+            _say_error(str(error))
             raise typer.Exit(_USER_ERROR_EXIT_CODE) from error
         except KeyboardInterrupt as interrupt:
-            _say("Interrupted.", color=typer.colors.YELLOW)
+            if int(os.environ.get("RANK", "0")) == 0:
+                typer.secho("Interrupted.", fg=typer.colors.YELLOW, file=sys.stderr)
             raise typer.Exit(_INTERRUPTED_EXIT_CODE) from interrupt
 
 
@@ -200,7 +203,14 @@ def _is_resume_value(argument: str) -> bool:
     return bool(argument) and not (argument.startswith("-") or is_recipe or is_override)
 
 
-def _say(message: str, color: str) -> None:
-    """Print one line to standard error, on the first of several processes only."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        typer.secho(message, fg=color, file=sys.stderr)
+def _say_error(message: str) -> None:
+    """Print the error line once, although every process of a run may come to the same error.
+
+    A launcher ends all processes when the first one fails. So the others let the first one speak,
+    and who is still there after a while has an error of its own.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        time.sleep(_SECONDS_FOR_FIRST_PROCESS)
+    of_process = f" (process {rank})" if rank > 0 else ""
+    typer.secho(f"error{of_process}: {message}", fg=typer.colors.RED, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
@@ -43,7 +43,7 @@ class Recipe(BaseModel):
         return build(section)
 
     @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
+    def _sections_fit(self) -> "Recipe":
         if self.reference is not None and not self.objective.needs_reference:
             raise UserError(
                 f"reference has no effect: {self.objective.name} needs none. Remove the section."

@@ -17,7 +17,7 @@ name says `mean`. `score` is the annotator's number, `reward` the implicit one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,7 +116,7 @@ class GroupBatch:
     ids: tuple[str, ...]
     """G record ids."""
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "GroupBatch":
         """The same batch on another device; dtypes stay as they are."""
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)

@@ -85,15 +85,16 @@ def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(
     assert said.err == "error: objective.beta should be greater than 0, got -1.\n"
 
 
-def test_only_the_first_of_several_processes_prints_the_line(
+def test_an_error_of_another_process_alone_names_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     fail_with(UserError("anything"), monkeypatch)
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr("prefopt.cli._SECONDS_FOR_FIRST_PROCESS", 0.0)
 
     assert run("objectives") == 2
 
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "error (process 3): anything\n"
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
@@ -151,13 +152,13 @@ def test_the_package_is_a_command():
 
 @pytest.mark.slow
 def test_two_processes_print_one_line():
-    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --main_process_port 0"
+    launch = "-m torch.distributed.run --nproc_per_node 2 --master_port 0"
     result = subprocess.run(
-        [sys.executable, *f"{launch} -m prefopt train no_such_recipe.yaml".split()],
+        [sys.executable, *f"{launch} -m prefopt objectives no_such_objective".split()],
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert result.returncode != 0
-    assert result.stderr.count("error: no_such_recipe.yaml") == 1
+    assert result.stderr.count("no objective 'no_such_objective'") == 1

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import typer
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -30,7 +31,7 @@ def run(run_folder: Path, output: Path) -> None:
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is not empty. Give a new folder.")
-    base_path = PeftConfig.from_pretrained(run_folder).base_model_name_or_path
+    base_path = PeftConfig.from_pretrained(str(run_folder)).base_model_name_or_path
     try:
         base = AutoModelForCausalLM.from_pretrained(base_path)
     except (OSError, ValueError) as error:
@@ -46,4 +47,4 @@ def run(run_folder: Path, output: Path) -> None:
     if output.exists():
         output.rmdir()
     os.replace(staging, output)
-    print(f"merged {run_folder} and {base_path} into {output}", flush=True)
+    typer.echo(f"merged {run_folder} and {base_path} into {output}")

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import typer
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
+    PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
     TrainingArguments,
@@ -17,14 +21,15 @@ from transformers import (
 
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.plan import StepPlan
-from prefopt.data.store import PreparedData, TokenStore, prepare_data
+from prefopt.data.prepare import prepare_data
+from prefopt.data.store import TokenStore
 from prefopt.errors import UserError
 from prefopt.models.load import check_model_sections, load_policy
-from prefopt.models.reference import load_reference
+from prefopt.models.reference import Reference, load_reference
 from prefopt.models.section import ReferenceSection
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.arguments import training_arguments
-from prefopt.train.callbacks import MetricsFile
+from prefopt.train.callbacks import LogLastStep, MetricsFile
 from prefopt.train.checkpoint import METRICS_FILE, staging_folder
 from prefopt.train.model_card import write_model_card
 from prefopt.train.plots import plot_curves
@@ -37,11 +42,14 @@ Answer = TypeVar("Answer")
 
 
 def run(recipe_path: Path, overrides: Sequence[str], resume: str | None, overwrite: bool) -> None:
-    """Train what the recipe says; see `train`."""
+    """Train what the recipe says, on all processes of the launch; see `train`."""
     train(load_recipe(recipe_path, overrides), resume=resume, overwrite=overwrite)
+    PartialState().destroy_process_group()
 
 
-def train(recipe: Recipe, *, resume: str | None = None, overwrite: bool = False) -> None:
+def train(
+    recipe: Recipe, *, resume: str | None = None, overwrite: bool = False
+) -> PreferenceTrainer:
     """Train a policy and leave model, metrics, curves and model card in the run's folder.
 
     Everything that can fail for a reason in recipe, data or folder fails before weights are read.
@@ -67,52 +75,51 @@ def train(recipe: Recipe, *, resume: str | None = None, overwrite: bool = False)
             recipe.training.output_dir, recipe.resolved(), resume=resume, overwrite=overwrite
         ),
     )
-    trainer = _trainer(recipe, arguments, tokenizer, data)
-    if checkpoint is not None and trainer.is_world_process_zero():
-        for difference in differences_of_machine(checkpoint, arguments.world_size):
-            print(f"resuming: {difference}; the last bits of the result may differ", flush=True)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer, recipe, result.metrics)
-    trainer.accelerator.end_training()
-
-
-def _trainer(
-    recipe: Recipe,
-    arguments: TrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    data: PreparedData,
-) -> PreferenceTrainer:
-    needs_reference = recipe.objective.needs_reference
-    reference_section = recipe.reference or ReferenceSection()
-    goes_on = recipe.adapter is not None and recipe.adapter.path is not None
-    policy = load_policy(
-        recipe.model,
-        recipe.adapter,
-        with_reference_adapter=needs_reference and goes_on and reference_section.path is None,
-    )
-    reference = None
-    if needs_reference:
-        reference = load_reference(reference_section, recipe.model, recipe.adapter, policy)
-    callbacks: list[TrainerCallback] = [MetricsFile(), ProgressReport()]
-    if recipe.training.early_stopping_patience is not None:
-        callbacks.append(
-            EarlyStoppingCallback(
-                recipe.training.early_stopping_patience, recipe.training.early_stopping_threshold
-            )
-        )
-    evaluation = data.evaluation
+    policy, reference = _models(recipe)
     trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
         objective=recipe.objective,
         reference=reference,
         train_dataset=_steps(recipe, arguments, data.train, data.source_weights),
-        eval_dataset=None if evaluation is None else _held_out(recipe, arguments, evaluation),
+        eval_dataset=_held_out(recipe, arguments, data.evaluation),
         tokenizer=tokenizer,
-        callbacks=callbacks,
+        callbacks=_callbacks(recipe),
     )
     trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None and trainer.is_world_process_zero():
+        for difference in differences_of_machine(checkpoint, arguments.world_size):
+            typer.echo(f"resuming: {difference}; the last bits of the result may differ")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _save(trainer, recipe, result.metrics)
     return trainer
+
+
+def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | None]:
+    """The policy, and the reference if the objective needs one."""
+    needs_reference = recipe.objective.needs_reference
+    section = recipe.reference or ReferenceSection()
+    goes_on = recipe.adapter is not None and recipe.adapter.path is not None
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        with_reference_adapter=needs_reference and goes_on and section.path is None,
+    )
+    if not needs_reference:
+        return policy, None
+    return policy, load_reference(section, recipe.model, recipe.adapter, policy)
+
+
+def _callbacks(recipe: Recipe) -> list[TrainerCallback]:
+    training = recipe.training
+    callbacks: list[TrainerCallback] = [LogLastStep(), MetricsFile(), ProgressReport()]
+    if training.early_stopping_patience is not None:
+        callbacks.append(
+            EarlyStoppingCallback(
+                training.early_stopping_patience, training.early_stopping_threshold
+            )
+        )
+    return callbacks
 
 
 def _steps(
@@ -120,7 +127,7 @@ def _steps(
 ) -> StepDataset:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     plan = StepPlan(
-        records_per_source=store.records_per_source,
+        records_per_source=tuple(np.bincount(store.source_of_record, minlength=len(weights))),
         source_weights=tuple(weights),
         groups_per_step=recipe.training.groups_per_step,
         seed=seed,
@@ -129,7 +136,11 @@ def _steps(
     return _share(recipe, arguments, store, plan)
 
 
-def _held_out(recipe: Recipe, arguments: TrainingArguments, store: TokenStore) -> StepDataset:
+def _held_out(
+    recipe: Recipe, arguments: TrainingArguments, store: TokenStore | None
+) -> StepDataset | None:
+    if store is None:
+        return None
     plan = StepPlan(
         records_per_source=(len(store),),
         source_weights=(1.0,),

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -47,7 +47,7 @@ class EvaluationSection(BaseModel):
     """Data sets of their own; prompts that they share with the training data are reported."""
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
+    def _one_of_three(self) -> "EvaluationSection":
         given = [key for key in ("fraction", "num_groups", "sources") if getattr(self, key)]
         if len(given) != 1:
             got = " and ".join(given) or "none"
@@ -90,7 +90,7 @@ class DataSection(BaseModel):
     """Decides the held-out prompts and the responses of `keep: best_random`."""
 
     @model_validator(mode="after")
-    def _top_k_belongs_to_keep(self) -> Self:
+    def _top_k_belongs_to_keep(self) -> "DataSection":
         if self.keep == "top_k" and self.top_k is None:
             raise ValueError("keep: top_k needs top_k, the number of responses to keep")
         if self.keep != "top_k" and self.top_k is not None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -47,13 +48,14 @@ class ShardInfo(BaseModel):
     """What was dropped, by reason, and the longest prompt."""
 
 
-class ShardWriter:
-    """Appends batches of columns to the files of a folder."""
+class ShardWriter(ExitStack):
+    """Appends batches of columns to the files of a folder, which `with` closes."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
         self._files: dict[str, IO[bytes]] = {
-            name: (folder / f"{name}.bin").open("wb") for name in COLUMNS
+            name: self.enter_context((folder / f"{name}.bin").open("wb")) for name in COLUMNS
         }
         self._digests = {name: xxhash.xxh3_128() for name in COLUMNS}
 
@@ -65,10 +67,8 @@ class ShardWriter:
             file.write(data)
             self._digests[name].update(data)
 
-    def close(self, counts: Counter[str]) -> None:
-        """Finish the files and write down the counts."""
-        for file in self._files.values():
-            file.close()
+    def finish(self, counts: Counter[str]) -> None:
+        """Write down the counts, after the last batch."""
         digests = "".join(each.hexdigest() for each in self._digests.values())
         info = ShardInfo(fingerprint=digest(digests), counts=dict(counts))
         (self._folder / "info.json").write_text(info.model_dump_json())

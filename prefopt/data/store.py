@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Self, SupportsIndex, overload
+from typing import SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ class TokenStore(Sequence[TokenizedRecord]):
     def __getitem__(self, index: SupportsIndex) -> TokenizedRecord: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: slice) -> "TokenStore": ...
 
-    def __getitem__(self, index: SupportsIndex | slice) -> TokenizedRecord | Self:
+    def __getitem__(self, index: SupportsIndex | slice) -> "TokenizedRecord | TokenStore":
         """One record as int64 tensors, or a store of several."""
         if isinstance(index, slice):
             return self.subset(range(*index.indices(len(self))))
@@ -60,11 +60,11 @@ class TokenStore(Sequence[TokenizedRecord]):
             scores=tuple(shard.column("score")[first:stop].tolist()),
         )
 
-    def subset(self, indices: Int[np.ndarray, " m"] | Iterable[int]) -> Self:
+    def subset(self, indices: Int[np.ndarray, " m"] | Iterable[int]) -> "TokenStore":
         """The records at these positions of this store, in this order; no token is copied."""
         if not isinstance(indices, np.ndarray):
             indices = np.fromiter(indices, dtype=np.int64)
-        return type(self)(self.shards, self._indices[indices])
+        return TokenStore(self.shards, self._indices[indices])
 
     @property
     def ids(self) -> tuple[str, ...]:

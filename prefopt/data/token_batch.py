@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -43,7 +42,7 @@ class TokenOptions(BaseModel):
     seed: int
 
     @classmethod
-    def of(cls, section: DataSection) -> Self:
+    def of(cls, section: DataSection) -> "TokenOptions":
         """The options that a section holds; the seed counts only where it is drawn from."""
         options = cls.model_validate(section.model_dump(include=set(cls.model_fields)))
         draws = options.keep == "best_random"

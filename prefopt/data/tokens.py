@@ -46,28 +46,25 @@ def load_tokens(
     identity = f"{_VERSION} {records.key} {encoder.fingerprint()} {options!r} {names}"
 
     def build(folder: Path) -> None:
-        writer = ShardWriter(folder)
         counts: Counter[str] = Counter()
         longest = 0
-        for batch in _batches(records, encoder, options, num_workers):
-            writer.append(batch.columns)
-            counts.update(batch.counts)
-            longest = max(longest, batch.longest_prompt)
-            on_records(counts["records"])
-        if counts["records"] == counts["dropped"]:
-            raise UserError(_nothing_left(records, counts["records"], longest, options))
-        writer.close(counts)
+        with ShardWriter(folder) as writer:
+            for batch in _batches(records, encoder, options, num_workers):
+                writer.append(batch.columns)
+                counts.update(batch.counts)
+                longest = max(longest, batch.longest_prompt)
+                on_records(counts["records"])
+            if counts["records"] == counts["dropped"]:
+                raise UserError(_nothing_left(records, counts["records"], longest, options))
+            writer.finish(counts)
 
     folder = cache / "tokens" / digest(identity)
     return Shard(build_once(folder, build), records.part_names)
 
 
 def _nothing_left(records: RecordFile, total: int, longest: int, options: TokenOptions) -> str:
-    way_out = (
-        "Raise it"
-        if options.too_long == "cut_response"
-        else ("Raise it, or set data.too_long: cut_response")
-    )
+    can_cut = options.too_long != "cut_response"
+    way_out = "Raise it" + (", or set data.too_long: cut_response" if can_cut else "")
     return (
         f"data.max_length: all {total} records of {', '.join(records.part_names)} are longer than "
         f"{options.max_length} tokens; the longest prompt has {longest}. {way_out}."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from prefopt.models.section import AdapterSection, ModelSection, ReferenceSectio
 from prefopt.types import GroupBatch
 
 
+@runtime_checkable
 class Reference(Protocol):
     """Where reference log-probs come from."""
 

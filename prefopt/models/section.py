@@ -1,6 +1,6 @@
 """What a recipe says of the model, its adapter and the reference."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -57,7 +57,7 @@ class AdapterSection(BaseModel):
     """Scale by alpha / sqrt(r) instead, which is steadier at high rank."""
 
     @model_validator(mode="after")
-    def _shape_comes_from_one_place(self) -> Self:
+    def _shape_comes_from_one_place(self) -> "AdapterSection":
         given = sorted(self.model_fields_set - {"path"})
         if self.path is not None and given:
             raise ValueError(

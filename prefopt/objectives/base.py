@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 from torch import Tensor
 
 from prefopt.errors import UserError, check_section, did_you_mean
@@ -38,7 +38,7 @@ class Objective(BaseModel, ABC):
     """
 
     @model_serializer(mode="wrap")
-    def _with_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_name(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {"name": self.name, **dump(self)}
 
     @abstractmethod

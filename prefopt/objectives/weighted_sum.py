@@ -9,7 +9,7 @@ accuracies and margins, are those of the first term.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
@@ -49,7 +49,7 @@ class WeightedSum(Objective):
     _weights: tuple[float, ...] = PrivateAttr()
 
     @model_validator(mode="after")
-    def _build_terms(self) -> Self:
+    def _build_terms(self) -> "WeightedSum":
         weights, objectives = [], []
         for i, term in enumerate(self.terms):
             where = f"objective.terms.{i}"

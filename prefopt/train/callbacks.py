@@ -1,12 +1,11 @@
 """What happens around a run besides its steps."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefopt.train.checkpoint import METRICS_FILE
+from prefopt.train.checkpoint import METRICS_FILE, run_folder_of
 
 
 class MetricsFile(TrainerCallback):
@@ -23,5 +22,20 @@ class MetricsFile(TrainerCallback):
         """Write the line at once, so that a killed run loses none."""
         if state.is_world_process_zero and logs:
             line = json.dumps({"step": state.global_step, **logs})
-            with (Path(args.output_dir) / METRICS_FILE).open("a", encoding="utf-8") as file:
+            with (run_folder_of(args) / METRICS_FILE).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+class LogLastStep(TrainerCallback):
+    """Logs the last step also where `logging_steps` does not divide it."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Ask for a log line."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True

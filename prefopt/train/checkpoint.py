@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -26,6 +27,12 @@ def staging_folder(run_folder: str) -> str:
     return os.path.join(run_folder, ".saving")
 
 
+def run_folder_of(arguments: TrainingArguments) -> Path:
+    """The run's folder; recipes always name one."""
+    assert arguments.output_dir is not None
+    return Path(arguments.output_dir)
+
+
 def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> None:
     """Save into a folder beside the checkpoints and rename it when it is complete.
 
@@ -36,8 +43,8 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
     Raises:
         UserError: if the disk is full; earlier checkpoints are untouched.
     """
-    run_folder = Path(trainer.args.output_dir)
-    staging = Path(staging_folder(trainer.args.output_dir))
+    run_folder = run_folder_of(trainer.args)
+    staging = Path(staging_folder(str(run_folder)))
     name = f"checkpoint-{trainer.state.global_step}"
     if trainer.args.should_save:
         shutil.rmtree(staging, ignore_errors=True)

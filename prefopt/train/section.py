@@ -2,7 +2,7 @@
 
 import typing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -84,7 +84,7 @@ class TrainingSection(BaseModel):
     """What counts as better, in units of that metric."""
 
     @model_validator(mode="after")
-    def _other_keys_are_training_arguments(self) -> Self:
+    def _other_keys_are_training_arguments(self) -> "TrainingSection":
         checked = {key: _checked(key, value) for key, value in (self.model_extra or {}).items()}
         (self.model_extra or {}).update(checked)
         if "early_stopping_threshold" in self.model_fields_set and not self.early_stopping_patience:

@@ -1,16 +1,27 @@
 """What one rank does of each optimiser step, as items of an ordinary data loader."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from prefopt.data.collate import collate
 from prefopt.data.plan import GroupSize, StepPlan, split_step
 from prefopt.data.store import TokenStore
+from prefopt.errors import UserError
 from prefopt.objectives import Objective, weigh
-from prefopt.types import GroupBatch
+from prefopt.types import GroupBatch, ObjectiveOutput
+
+_RECORDS_AT_ONCE = 2**16
+_READS = {
+    "preferred_pairs": "pairs of responses of which one scores higher",
+    "graded": "scores",
+    "labels": "labels 0 and 1",
+    "responses": "the responses that it selects",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +36,19 @@ class StepShare:
     """Of each term of the loss: the sum of weights over all groups of the step, on all ranks."""
     num_tokens: int
     """Prompt and response tokens of the whole step, each prompt once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What the data alone says of G groups."""
+
+    scores: Float[torch.Tensor, "G K"]
+    num_tokens: Int[torch.Tensor, "G K"]
+    where: Bool[torch.Tensor, "G K"]
+
+    def weigh(self, objective: Objective) -> ObjectiveOutput:
+        """What the objective says of the groups before any model has seen them."""
+        return weigh(objective, scores=self.scores, num_tokens=self.num_tokens, where=self.where)
 
 
 StepKey = tuple[int, int]
@@ -57,50 +81,69 @@ class StepDataset(Dataset[StepShare]):
 
     def __getitem__(self, key: StepKey) -> StepShare:
         """The share of step key[1] of epoch key[0]."""
-        records = self.plan.groups(*key).tolist()
-        sizes = [self._size(record) for record in records]
+        records = self.plan.groups(*key)
+        facts = facts_of(self.store, records)
+        longest = self.store.prompt_lengths[records] + facts.num_tokens.numpy().max(axis=1)
+        num_rows = self.store.num_responses[records]
         mine = split_step(
-            sizes, num_ranks=self.num_ranks, tokens_per_micro_batch=self.tokens_per_micro_batch
+            [GroupSize(*size) for size in zip(num_rows.tolist(), longest.tolist(), strict=True)],
+            num_ranks=self.num_ranks,
+            tokens_per_micro_batch=self.tokens_per_micro_batch,
         )[self.rank]
-        smallest = min(range(len(sizes)), key=lambda i: sizes[i].num_rows * sizes[i].longest_row)
-        filled = [groups or [smallest] for groups in mine]
+        cheapest = int((num_rows * longest).argmin())
+        filled = [groups or [cheapest] for groups in mine]
+        terms = facts.weigh(self.objective).all_terms()
         return StepShare(
             micro_batches=tuple(
                 collate([self.store[records[i]] for i in groups]) for groups in filled
             ),
             num_real=sum(bool(groups) for groups in mine),
-            denominators=self._denominators(records),
-            num_tokens=sum(
-                int(self.store.prompt_lengths[record]) + sum(self.store.response_lengths(record))
-                for record in records
-            ),
+            denominators={name: float(term.weight.sum()) for name, term in terms.items()},
+            num_tokens=int(self.store.prompt_lengths[records].sum() + facts.num_tokens.sum()),
         )
 
-    def _size(self, record: int) -> GroupSize:
-        lengths = self.store.response_lengths(record)
-        longest = int(self.store.prompt_lengths[record]) + max(lengths)
-        return GroupSize(num_rows=len(lengths), longest_row=longest)
 
-    def _denominators(self, records: Sequence[int]) -> dict[str, float]:
-        scores, num_tokens, where = facts_of(self.store, records)
-        output = weigh(self.objective, scores=scores, where=where, num_tokens=num_tokens)
-        return {name: float(term.weight.sum()) for name, term in output.all_terms().items()}
+def facts_of(store: TokenStore, records: Int[np.ndarray, " G"]) -> Facts:
+    """What is known of some records without reading their tokens."""
+    counts = store.num_responses[records]
+    slots = np.arange(counts.max())
+    where = slots < counts[:, None]
+    # Slots beyond the last response point anywhere; the mask covers them.
+    positions = np.where(where, store.first_responses[records][:, None] + slots, 0)
+    return Facts(
+        scores=torch.from_numpy(np.where(where, store.all_scores[positions], 0.0)),
+        num_tokens=torch.from_numpy(np.where(where, store.all_response_lengths[positions], 0)),
+        where=torch.from_numpy(where),
+    )
 
 
-def facts_of(
-    store: TokenStore, records: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores, token counts and mask of some records, all [G K], without reading their tokens."""
-    num_slots = max(len(store.scores(record)) for record in records)
-    scores = torch.zeros(len(records), num_slots, dtype=torch.float64)
-    num_tokens = torch.zeros(len(records), num_slots, dtype=torch.int64)
-    where = torch.zeros(len(records), num_slots, dtype=torch.bool)
-    for g, record in enumerate(records):
-        num_responses = len(store.scores(record))
-        scores[g, :num_responses] = torch.as_tensor(store.scores(record), dtype=torch.float64)
-        num_tokens[g, :num_responses] = torch.as_tensor(store.response_lengths(record))
-        where[g, :num_responses] = True
-    return scores, num_tokens, where
+def check_scores(objective: Objective, store: TokenStore) -> int:
+    """How many records the objective counts; refuse data from which it cannot learn.
+
+    Raises:
+        UserError: if no record says anything to the objective, or it needs labels and a score is
+            neither 0 nor 1.
+    """
+    if objective.needs == "labels":
+        wrong = np.flatnonzero(~np.isin(store.all_scores, (0.0, 1.0)))
+        if wrong.size:
+            record = int(np.searchsorted(store.first_responses, wrong[0], side="right")) - 1
+            raise UserError(
+                f"{store.record_id(record)}: score {store.all_scores[wrong[0]]}, but "
+                f"objective.name: {objective.name} needs labels, 0 or 1. "
+                "Label the data, or choose an objective for scored lists."
+            )
+    num_counted = 0
+    for first in range(0, len(store), _RECORDS_AT_ONCE):
+        records = np.arange(first, min(first + _RECORDS_AT_ONCE, len(store)))
+        num_counted += int(facts_of(store, records).weigh(objective).counted.sum())
+    if num_counted == 0:
+        raise UserError(
+            f"data: none of the {len(store)} records says anything to objective.name: "
+            f"{objective.name}, which reads {_READS[objective.needs]}. "
+            "Look at the scores with prefopt validate, or choose another objective."
+        )
+    return num_counted
 
 
 class StepSampler(Sampler[list[StepKey]]):

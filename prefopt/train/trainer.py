@@ -32,6 +32,9 @@ class NonFiniteLossError(ArithmeticError):
 class PreferenceTrainer(Trainer):
     """Trains a policy with any objective; everything but the step itself is transformers'."""
 
+    objective: Objective
+    reference: Reference | None
+
     def __init__(
         self,
         *,
@@ -49,6 +52,7 @@ class PreferenceTrainer(Trainer):
         self.objective = objective
         self.reference = reference
         self.window = LogWindow()
+        self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._packed: Tensor | None = None
         self._sums = StepSums()
         self._is_saving = False
@@ -75,9 +79,10 @@ class PreferenceTrainer(Trainer):
         """Nothing to count: a share carries the denominators of its step."""
 
     def training_step(
-        self, model: nn.Module, inputs: StepShare, num_items_in_batch: Tensor | int | None = None
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Gradients of one optimiser step; returns its loss over all ranks."""
+        """Gradients of one optimiser step, from a StepShare; returns its loss over all ranks."""
+        assert isinstance(inputs, StepShare)
         model.train()
         self._sums, self._step_losses = StepSums(), []
         for i, micro_batch in enumerate(inputs.micro_batches):
@@ -160,7 +165,7 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The gradient norm before clipping; stops the run if it or the loss is not finite."""
-        grad_norm = super()._get_grad_norm(model, grad_norm)
+        grad_norm = Trainer._get_grad_norm(self, model, grad_norm)
         if self._is_deepspeed:
             norm = float(grad_norm)
         else:
@@ -201,7 +206,7 @@ class PreferenceTrainer(Trainer):
         """6 operations per parameter and token for forward and backward pass, of this rank."""
         assert isinstance(inputs, StepShare)
         num_tokens = sum(batch.input_ids.shape[0] for batch in inputs.micro_batches)
-        return 6 * num_tokens * sum(parameter.numel() for parameter in self.model.parameters())
+        return int(6 * num_tokens * self._num_parameters)
 
     def evaluate(
         self,

@@ -1,0 +1,129 @@
+"""How a step is split over micro-batches, processes and shards never changes what is learned."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.invariants.train_all import ADAPTERS, OBJECTIVES
+from tests.support.launch import REPOSITORY, launch
+from tests.support.tiny import save_tiny_model, write_pairs
+
+RUNS = [f"{objective}-{kind}" for objective in OBJECTIVES for kind in ADAPTERS]
+WHOLE_STEP, SOME_GROUPS, ONE_GROUP = 100_000, 100, 1
+
+# DeepSpeed keeps small parameters whole unless this says otherwise, which would hide ZeRO-3.
+ZERO_3 = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modes")
+    save_tiny_model(folder / "model")
+    write_pairs(folder / "pairs.jsonl", 40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    @cache
+    def run(mode, dtype, tokens_per_micro_batch):
+        output = folder / f"{mode}-{dtype}-{tokens_per_micro_batch}"
+        output.mkdir()
+        configuration = _zero_3_configuration(folder) if mode == "zero3" else None
+        script = REPOSITORY / "tests" / "invariants" / "train_all.py"
+        launch(
+            mode,
+            script,
+            output,
+            dtype,
+            str(tokens_per_micro_batch),
+            configuration=configuration,
+            environment={"PYTHONPATH": str(REPOSITORY)},
+        )
+        return output
+
+    return run
+
+
+def _zero_3_configuration(folder: Path) -> Path:
+    deepspeed = folder / "zero3.json"
+    deepspeed.write_text(json.dumps(ZERO_3))
+    file = folder / "zero3.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 2\n"
+        "num_machines: 1\ndeepspeed_config:\n"
+        f"  deepspeed_config_file: {deepspeed}\n  zero3_init_flag: true\n"
+    )
+    return file
+
+
+def _facts(output, run):
+    return json.loads((output / "facts.json").read_text())[run]
+
+
+def _logged(output, run, key):
+    lines = (output / run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[key] for line in lines if key in json.loads(line)]
+
+
+def _weights(folder):
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file if file.exists() else folder / "model.safetensors")
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+
+def _relative(difference, size):
+    return (torch.linalg.norm(difference) / torch.linalg.norm(size)).item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("mode", "tokens"), [("single", ONE_GROUP), ("ddp", SOME_GROUPS), ("fsdp2", SOME_GROUPS)]
+)
+def test_in_float64_every_split_gives_the_same_parameters(trained, mode, tokens, run):
+    whole = trained("single", "float64", WHOLE_STEP)
+
+    other = trained(mode, "float64", tokens)
+
+    assert _relative(_weights(other / run) - _weights(whole / run), _weights(whole / run)) < 1e-10
+    assert _logged(other, run, "loss") == pytest.approx(_logged(whole, run, "loss"), rel=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("mode", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_in_float32_every_mode_learns_the_same(folder, trained, mode, run):
+    single = trained("single", "float32", WHOLE_STEP)
+
+    other = trained(mode, "float32", SOME_GROUPS)
+
+    losses = _logged(single, run, "loss")
+    assert len(losses) == 20
+    assert _logged(other, run, "loss") == pytest.approx(losses, abs=1e-5)
+    first_norm = _logged(single, run, "grad_norm")[0]
+    assert _logged(other, run, "grad_norm")[0] == pytest.approx(first_norm, rel=1e-6)
+    weights = _weights(single / run)
+    # A new adapter starts at B = 0 and random A; its own weights stand in for its update.
+    update = weights - _weights(folder / "model") if run.endswith("full") else weights
+    assert _relative(_weights(other / run) - weights, update) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_the_mode_is_the_one_that_was_asked_for(trained, mode):
+    facts = _facts(trained(mode, "float32", SOME_GROUPS), "dpo-full")
+
+    assert facts["processes"] == 2
+    kind = {"ddp": "MULTI_CPU", "fsdp2": "FSDP"}.get(mode, "DEEPSPEED")
+    assert facts["type"].endswith(kind)
+    assert (facts["dtensors"] == facts["parameters"]) == (mode == "fsdp2")
+    assert (facts["partitioned"] == facts["parameters"]) == (mode == "zero3")
