@@ -182,9 +182,16 @@ def schema(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments`, those of the process by default, and exit."""
-    # At import it warns of an optional kernel that nothing here needs.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    _hush_imports()
     app(args=None if arguments is None else list(arguments), prog_name="prefopt")
+
+
+def _hush_imports() -> None:
+    """Drop two warnings that libraries print at import and that help nobody here."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
 
 
 def _spell_out_resume(arguments: Sequence[str]) -> list[str]:

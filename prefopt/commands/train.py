@@ -2,11 +2,11 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import typer
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -17,7 +17,9 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.plan import StepPlan
@@ -62,6 +64,9 @@ def train(
     Raises:
         UserError: for a mistake that the user can mend.
     """
+    if not sys.stderr.isatty():
+        # In a log file every step of a bar is a line.
+        transformers_logging.disable_progress_bar()
     check_model_sections(recipe.model, recipe.adapter)
     arguments = training_arguments(
         recipe.training, has_evaluation=recipe.data.evaluation is not None
@@ -75,6 +80,8 @@ def train(
             recipe.training.output_dir, recipe.resolved(), resume=resume, overwrite=overwrite
         ),
     )
+    # The Trainer sets the seed again, but a new adapter starts at random before it exists.
+    set_seed(arguments.seed)
     policy, reference = _models(recipe)
     trainer = PreferenceTrainer(
         model=policy,
@@ -127,7 +134,7 @@ def _steps(
 ) -> StepDataset:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     plan = StepPlan(
-        records_per_source=tuple(np.bincount(store.source_of_record, minlength=len(weights))),
+        records_per_source=store.records_per_source,
         source_weights=tuple(weights),
         groups_per_step=recipe.training.groups_per_step,
         seed=seed,

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +21,10 @@ from prefopt.commands.preview import render_preview
 from prefopt.config import load_recipe
 from prefopt.data.prepare import OnProgress, prepare_data
 from prefopt.data.summary import DataSummary, Quantiles, SourceSummary, StoreSummary
+from prefopt.models.load import check_model_sections
 from prefopt.models.tokenizer import load_tokenizer
+from prefopt.train.arguments import training_arguments
+from prefopt.train.steps import check_scores
 
 __all__ = ["render_preview", "render_summary", "run"]
 
@@ -23,39 +33,47 @@ def run(recipe_path: Path, overrides: Sequence[str], show: int, as_json: bool) -
     """Check recipe and data, print the report and `show` records; or the report as JSON.
 
     Raises:
-        UserError: at the first mistake in the recipe or the data.
+        UserError: at the first mistake in the recipe or the data; after the report, if the data
+            says nothing to the objective.
     """
     recipe = load_recipe(recipe_path, overrides)
+    check_model_sections(recipe.model, recipe.adapter)
+    training_arguments(recipe.training, has_evaluation=recipe.data.evaluation is not None)
     tokenizer = load_tokenizer(recipe.model)
     with _progress_bar() as on_progress:
         data = prepare_data(recipe.data, tokenizer, on_progress=on_progress)
     if as_json:
         typer.echo(data.summary.model_dump_json(indent=2))
-        return
-    console = Console()
-    render_summary(data.summary, console)
-    render_preview(data.train, tokenizer, console, show)
+    else:
+        console = Console()
+        render_summary(data.summary, console)
+        render_preview(data.train, tokenizer, console, show)
+    num_counted = check_scores(recipe.objective, data.train)
+    if not as_json:
+        typer.echo(f"{recipe.objective.name} learns from {num_counted:,} of {len(data.train):,}.")
 
 
 @contextmanager
 def _progress_bar() -> Iterator[OnProgress]:
     """A callback that shows progress on standard error, where a person looks at it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
-    with Progress(
-        *columns,
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as progress:
-        tasks: dict[str, int] = {}
+    )
+    tasks: dict[str, TaskID] = {}
 
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(progress.task_ids[tasks[what]], completed=done)
+    def show(what: str, done: int, total: int | None) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
 
+    with bar:
         yield show
 
 

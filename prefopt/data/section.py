@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prefopt.errors import UserError
+
 ScoreTransform = Literal["raw", "minmax", "rank"]
 Keep = Literal["all", "best_worst", "best_random", "top_k"]
 TooLong = Literal["drop", "cut_response", "error"]
@@ -51,9 +53,13 @@ class EvaluationSection(BaseModel):
         given = [key for key in ("fraction", "num_groups", "sources") if getattr(self, key)]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of fraction, num_groups and sources, got {got}")
+            raise UserError(
+                f"data.evaluation: give exactly one of fraction, num_groups and sources, got {got}."
+            )
         if any(source.weight != 1.0 for source in self.sources or ()):
-            raise ValueError("weight has no effect on evaluation sources. Remove it")
+            raise UserError(
+                "data.evaluation.sources: weight has no effect on evaluation sources. Remove it."
+            )
         return self
 
 
@@ -92,9 +98,11 @@ class DataSection(BaseModel):
     @model_validator(mode="after")
     def _top_k_belongs_to_keep(self) -> "DataSection":
         if self.keep == "top_k" and self.top_k is None:
-            raise ValueError("keep: top_k needs top_k, the number of responses to keep")
+            raise UserError("data.keep: top_k needs data.top_k, the number of responses to keep.")
         if self.keep != "top_k" and self.top_k is not None:
-            raise ValueError(f"top_k has no effect with keep: {self.keep}. Set keep: top_k")
+            raise UserError(
+                f"data.top_k: has no effect with keep: {self.keep}. Remove it, or set keep: top_k."
+            )
         return self
 
     def cache_folder(self) -> Path:
