@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prefopt.errors import UserError
+from prefopt.models.tokenizer import first_line
 
 
 def run(run_folder: Path, output: Path) -> None:
@@ -19,32 +20,60 @@ def run(run_folder: Path, output: Path) -> None:
         output: a folder that does not exist yet, or is empty.
 
     Raises:
-        UserError: if there is no adapter, its base model is gone, or the output exists.
+        UserError: if there is no adapter, its base model is gone or another one, or the output
+            exists or cannot be written; then nothing is left at the output.
     """
+    _check_folders(run_folder, output)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(run_folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{run_folder}: no tokenizer beside the adapter. {first_line(error)}"
+        ) from error
+    base = _base_model(run_folder)
+    try:
+        merged = PeftModel.from_pretrained(base, run_folder).merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{run_folder}: the adapter does not fit its base model {base.name_or_path}. "
+            f"{first_line(error)}"
+        ) from error
+    staging = output.with_name(f".{output.name}.saving")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        merged.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        if output.exists():
+            output.rmdir()
+        os.replace(staging, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written. {first_line(error)}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    typer.echo(f"merged {run_folder} and {base.name_or_path} into {output}")
+
+
+def _check_folders(run_folder: Path, output: Path) -> None:
     if not run_folder.is_dir():
         raise UserError(f"{run_folder}: no such folder. Give the folder of a LoRA run.")
     if not (run_folder / "adapter_config.json").is_file():
-        reason = "it already is a whole model" if (run_folder / "config.json").is_file() else ""
+        reason = ", it already is a whole model" if (run_folder / "config.json").is_file() else ""
         raise UserError(
-            f"{run_folder}: no adapter to merge{f', {reason}' if reason else ''}. "
+            f"{run_folder}: no adapter to merge{reason}. "
             "Give the folder of a LoRA run or of one of its checkpoints."
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is not empty. Give a new folder.")
-    base_path = PeftConfig.from_pretrained(str(run_folder)).base_model_name_or_path
+
+
+def _base_model(run_folder: Path) -> PreTrainedModel:
+    config = PeftConfig.from_pretrained(str(run_folder))
+    path = config.base_model_name_or_path
     try:
-        base = AutoModelForCausalLM.from_pretrained(base_path)
+        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, revision=config.revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{run_folder}: its base model {base_path} cannot be loaded. "
-            "Put it back, or correct base_model_name_or_path in adapter_config.json."
+            f"{run_folder}: its base model {path} cannot be loaded. Put it back, or correct "
+            f"base_model_name_or_path in adapter_config.json. {first_line(error)}"
         ) from error
-    merged = PeftModel.from_pretrained(base, run_folder).merge_and_unload(safe_merge=True)
-    staging = output.with_name(f".{output.name}.saving")
-    shutil.rmtree(staging, ignore_errors=True)
-    merged.save_pretrained(staging)
-    AutoTokenizer.from_pretrained(run_folder).save_pretrained(staging)
-    if output.exists():
-        output.rmdir()
-    os.replace(staging, output)
-    typer.echo(f"merged {run_folder} and {base_path} into {output}")
+    return base

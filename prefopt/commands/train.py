@@ -32,7 +32,8 @@ from prefopt.models.section import ReferenceSection
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.arguments import training_arguments
 from prefopt.train.callbacks import LogLastStep, MetricsFile
-from prefopt.train.checkpoint import METRICS_FILE, staging_folder
+from prefopt.train.checkpoint import METRICS_FILE, load_state, staging_folder
+from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.plots import plot_curves
 from prefopt.train.progress import ProgressReport
@@ -67,7 +68,7 @@ def train(
     if not sys.stderr.isatty():
         # In a log file every step of a bar is a line.
         transformers_logging.disable_progress_bar()
-    check_model_sections(recipe.model, recipe.adapter)
+    check_model_sections(recipe.model, recipe.adapter, recipe.reference)
     arguments = training_arguments(
         recipe.training, has_evaluation=recipe.data.evaluation is not None
     )
@@ -94,12 +95,20 @@ def train(
         callbacks=_callbacks(recipe),
     )
     trainer.remove_callback(PrinterCallback)
-    if checkpoint is not None and trainer.is_world_process_zero():
-        for difference in differences_of_machine(checkpoint, arguments.world_size):
-            typer.echo(f"resuming: {difference}; the last bits of the result may differ")
+    if checkpoint is not None:
+        _go_on(trainer, checkpoint)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, recipe, result.metrics)
     return trainer
+
+
+def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
+    """Restore what the Trainer itself does not, and say what has changed around the run."""
+    trainer.window = LogWindow(**load_state(checkpoint)["window"])
+    if trainer.is_world_process_zero():
+        typer.echo(f"resuming from {checkpoint}")
+        for difference in differences_of_machine(checkpoint, trainer.args.world_size):
+            typer.echo(f"resuming: {difference}; the last bits of the result may differ")
 
 
 def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | None]:

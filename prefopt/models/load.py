@@ -7,11 +7,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from prefopt.errors import UserError
 from prefopt.models.head import check_head, install_logp_head
-from prefopt.models.section import AdapterSection, ModelSection
+from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.models.tokenizer import check_local_folder, first_line
 
 # The adapter that is trained, by peft's own default name, and the frozen copy of its start.
@@ -19,7 +20,11 @@ POLICY_ADAPTER = "default"
 REFERENCE_ADAPTER = "reference"
 
 
-def check_model_sections(model: ModelSection, adapter: AdapterSection | None) -> None:
+def check_model_sections(
+    model: ModelSection,
+    adapter: AdapterSection | None,
+    reference: ReferenceSection | None = None,
+) -> None:
     """Refuse what can be seen to fail before any weight is read.
 
     Raises:
@@ -37,12 +42,13 @@ def check_model_sections(model: ModelSection, adapter: AdapterSection | None) ->
             "adapter.dropout has no effect while model.dropout is false. "
             "Set model.dropout: true or adapter.dropout: 0."
         )
-    check_local_folder(model.path, "model.path")
-    if _is_adapter(model.path):
-        raise UserError(
-            f"model.path: {model.path} holds an adapter, not a model. "
-            "Put it in adapter.path and its base model in model.path, or merge it: prefopt merge."
-        )
+    _check_model_folder(
+        model.path,
+        "model.path",
+        "Put it in adapter.path and its base model in model.path, or merge it: prefopt merge.",
+    )
+    if reference is not None and reference.path is not None:
+        _check_model_folder(reference.path, "reference.path", "Merge it first: prefopt merge.")
     if adapter is not None and adapter.path is not None:
         check_local_folder(adapter.path, "adapter.path")
         if Path(adapter.path).is_dir() and not _is_adapter(adapter.path):
@@ -68,7 +74,9 @@ def load_policy(
     model = load_causal_lm(section)
     if adapter is None:
         return model
-    peft_model = _add_adapter(model, adapter, with_reference_adapter=with_reference_adapter)
+    peft_model = _add_adapter(
+        model, adapter, section.revision, with_reference_adapter=with_reference_adapter
+    )
     check_head(model)
     if not section.dropout:
         _switch_dropout_off(peft_model)
@@ -83,8 +91,12 @@ def load_policy(
     return peft_model
 
 
-def load_causal_lm(section: ModelSection) -> PreTrainedModel:
-    """The weights alone, with a log-prob head and without dropout unless it is asked for."""
+def load_causal_lm(section: ModelSection, key: str = "model.path") -> PreTrainedModel:
+    """The weights alone, with a log-prob head and without dropout unless it is asked for.
+
+    Raises:
+        UserError: naming the key, if no causal language model can be loaded from the path.
+    """
     quantization = None
     if section.quantization == "nf4":
         compute = torch.bfloat16 if section.dtype == "auto" else getattr(torch, section.dtype)
@@ -105,7 +117,7 @@ def load_causal_lm(section: ModelSection) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"model.path: cannot load {section.path} as a causal language model. "
+            f"{key}: cannot load {section.path} as a causal language model. "
             f"{first_line(error)}"
         ) from error
     if not section.dropout:
@@ -114,13 +126,23 @@ def load_causal_lm(section: ModelSection) -> PreTrainedModel:
     return model
 
 
+def _check_model_folder(path: str, key: str, way_out: str) -> None:
+    check_local_folder(path, key)
+    if _is_adapter(path):
+        raise UserError(f"{key}: {path} holds an adapter, not a model. {way_out}")
+
+
 def _is_adapter(path: str) -> bool:
     folder = Path(path)
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def _add_adapter(
-    model: PreTrainedModel, adapter: AdapterSection, *, with_reference_adapter: bool
+    model: PreTrainedModel,
+    adapter: AdapterSection,
+    model_revision: str | None,
+    *,
+    with_reference_adapter: bool,
 ) -> PeftModel:
     if adapter.path is not None:
         try:
@@ -140,6 +162,9 @@ def _add_adapter(
         modules_to_save=adapter.modules_to_save,
         use_dora=adapter.dora,
         use_rslora=adapter.rslora,
+        # GPT-2 keeps its weights transposed, in a layer of transformers' own.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        revision=model_revision,
         task_type="CAUSAL_LM",
     )
     try:

@@ -100,9 +100,10 @@ def load_reference(
     if adapter is not None and reference.path is None:
         assert isinstance(policy, PeftModel)
         return StartOfAdapter(policy)
-    path = reference.path or model.path
-    section = model.model_copy(update={"path": path, "dropout": False})
-    return FrozenCopy(load_causal_lm(section))
+    if reference.path is None:
+        return FrozenCopy(load_causal_lm(model.model_copy(update={"dropout": False})))
+    other = {"path": reference.path, "revision": None, "dropout": False}
+    return FrozenCopy(load_causal_lm(model.model_copy(update=other), "reference.path"))
 
 
 def _prepare_for_deepspeed(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -1,8 +1,15 @@
 """What a recipe says of the model, its adapter and the reference."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 
 class ModelSection(BaseModel):
@@ -64,6 +71,12 @@ class AdapterSection(BaseModel):
                 f"adapter.path brings the adapter's own shape; remove {', '.join(given)}"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _shape_stays_with_the_adapter(self, serialize: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without the keys that validation refuses beside `path`, so that it can be read again."""
+        values: dict[str, Any] = serialize(self)
+        return values if self.path is None else {"path": self.path}
 
 
 class ReferenceSection(BaseModel):

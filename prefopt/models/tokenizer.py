@@ -28,7 +28,10 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     check_local_folder(path, key)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=section.revision, trust_remote_code=section.trust_remote_code
+            path,
+            # The revision is that of the model; a tokenizer of its own has none.
+            revision=None if section.tokenizer else section.revision,
+            trust_remote_code=section.trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: no tokenizer in {path}. {first_line(error)}") from error

@@ -8,6 +8,7 @@ dilute the other. A group is counted if any term counts it. The rewards, and wit
 accuracies and margins, are those of the first term.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -55,8 +56,9 @@ class WeightedSum(Objective):
             where = f"objective.terms.{i}"
             parameters = dict(term)
             weight = parameters.pop("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-                raise UserError(f"{where}.weight must be a number above 0, got {weight!r}.")
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not is_number or not 0 < weight < math.inf:
+                raise UserError(f"{where}.weight must be a finite number above 0, got {weight!r}.")
             weights.append(float(weight))
             objectives.append(build(parameters, where=where))
         self._weights, self._objectives = tuple(weights), tuple(objectives)
@@ -70,15 +72,15 @@ class WeightedSum(Objective):
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """Losses of G groups: the weighted sum of the terms' losses."""
         outputs = [objective(inputs) for objective in self._objectives]
+        names = [objective.name for objective in self._objectives]
         terms: dict[str, Term] = {}
         metrics: dict[str, torch.Tensor] = {}
-        for i, (objective, weight, output) in enumerate(
-            zip(self._objectives, self._weights, outputs, strict=True)
-        ):
-            metrics |= {f"{objective.name}/{key}": value for key, value in output.metrics.items()}
-            metrics[f"{objective.name}/loss"] = output.losses.detach()
+        for i, (name, weight, output) in enumerate(zip(names, self._weights, outputs, strict=True)):
+            label = name if names.count(name) == 1 else f"{i}.{name}"
+            metrics |= {f"{label}/{key}": value for key, value in output.metrics.items()}
+            metrics[f"{label}/loss"] = output.losses.detach()
             for key, term in output.all_terms().items():
-                terms[f"{i}.{objective.name}.{key}"] = Term(
+                terms[f"{i}.{name}.{key}"] = Term(
                     losses=term.losses, weight=term.weight, coefficient=weight * term.coefficient
                 )
         return ObjectiveOutput(

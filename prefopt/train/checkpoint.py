@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def _complete(trainer: "PreferenceTrainer", written: Path, final: Path) -> None:
     trainer.state.save_to_json(str(written / TRAINER_STATE_NAME))
     metrics = final.parent / METRICS_FILE
     state = {
-        "window": trainer.window.sums,
+        "window": asdict(trainer.window),
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         **machine_facts(trainer.accelerator.num_processes),
     }

@@ -79,11 +79,14 @@ class LogWindow:
     """
 
     sums: dict[str, float] = field(default_factory=dict)
+    total_loss: float = 0.0
+    """Sum of the losses of all steps since the run began."""
 
     def add(self, sums: Mapping[str, float]) -> None:
-        """Add one step's sums over all its groups."""
+        """Add one step's sums over all its groups, `loss:sum` among them."""
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        self.total_loss += sums["loss:sum"]
 
     def drain(self) -> dict[str, float]:
         """Means by name, leaving out what no group defined; the window starts anew."""

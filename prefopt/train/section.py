@@ -87,7 +87,7 @@ class TrainingSection(BaseModel):
     def _other_keys_are_training_arguments(self) -> "TrainingSection":
         checked = {key: _checked(key, value) for key, value in (self.model_extra or {}).items()}
         (self.model_extra or {}).update(checked)
-        if "early_stopping_threshold" in self.model_fields_set and not self.early_stopping_patience:
+        if self.early_stopping_threshold and not self.early_stopping_patience:
             raise UserError(
                 "training.early_stopping_threshold has no effect without "
                 "training.early_stopping_patience. Set both or neither."

@@ -153,7 +153,9 @@ class StepSampler(Sampler[list[StepKey]]):
     loader, which is where a loader that skips the first batches of a resumed epoch keeps this.
     """
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, steps_per_epoch: int, num_steps: int) -> None:
+        """Takes the steps of an epoch and of the whole run; the last epoch may be cut short."""
+        self.steps_per_epoch = steps_per_epoch
         self.num_steps = num_steps
         self.epoch = 0
 
@@ -167,19 +169,23 @@ class StepSampler(Sampler[list[StepKey]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
-        return self.num_steps
+        """Steps in a whole epoch."""
+        return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[StepKey]]:
-        for step in range(self.num_steps):
+        # Without the cut, a run resumed from its very last step would take one more.
+        left = self.num_steps - self.epoch * self.steps_per_epoch
+        for step in range(min(left, self.steps_per_epoch)):
             yield [(self.epoch, step)]
 
 
-def step_loader(dataset: StepDataset, *, num_workers: int = 0) -> DataLoader[StepShare]:
-    """A loader that yields one share per optimiser step."""
+def step_loader(
+    dataset: StepDataset, *, num_steps: int, num_workers: int = 0
+) -> DataLoader[StepShare]:
+    """A loader that yields one share per optimiser step, `num_steps` in all epochs together."""
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(dataset.plan.steps_per_epoch),
+        batch_sampler=StepSampler(dataset.plan.steps_per_epoch, num_steps),
         collate_fn=_the_only,
         num_workers=num_workers,
     )

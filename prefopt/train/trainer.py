@@ -73,7 +73,15 @@ class PreferenceTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[StepShare]:
         """One item per optimiser step; not prepared by accelerate, since it is sharded already."""
         assert isinstance(self.train_dataset, StepDataset)
-        return step_loader(self.train_dataset, num_workers=self.args.dataloader_num_workers)
+        num_steps = self.args.max_steps
+        if num_steps <= 0:
+            steps_per_epoch = self.train_dataset.plan.steps_per_epoch
+            num_steps = math.ceil(self.args.num_train_epochs * steps_per_epoch)
+        return step_loader(
+            self.train_dataset,
+            num_steps=num_steps,
+            num_workers=self.args.dataloader_num_workers,
+        )
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> None:
         """Nothing to count: a share carries the denominators of its step."""
@@ -259,6 +267,9 @@ class PreferenceTrainer(Trainer):
             logs = {**logs, **self.window.drain()}
             logs["tokens_per_second"] = num_tokens / (now - self._last_log)
             self._last_log = now
+        if "train_loss" in logs:
+            # The Trainer's own mean forgets the steps before a resume.
+            logs["train_loss"] = self.window.total_loss / max(self.state.global_step, 1)
         super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import pytest
@@ -217,6 +218,12 @@ def test_every_format_has_an_example():
     shown = {expected[0] for _, expected in EXAMPLES.values()}
 
     assert shown | helpsteer2_and_labelled_sharegpt == {format.name for format in FORMATS}
+
+
+def test_every_format_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+    assert [format.name for format in FORMATS if f"`{format.name}`" not in page] == []
 
 
 def test_consecutive_helpsteer2_rows_of_a_prompt_are_one_record(tmp_path):

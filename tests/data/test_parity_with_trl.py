@@ -7,6 +7,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefopt.data.prepare import prepare_data
 from tests.data.builders import CHATML, TIGHT, bpe_tokenizer, section, write_lines
 
+# TRL itself uses arguments that transformers deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
 
 def ids_of_trl(rows, tokenizer, tmp_path):
     from trl import DPOConfig, DPOTrainer

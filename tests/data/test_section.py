@@ -14,7 +14,7 @@ SOURCE = {"path": "rows.jsonl"}
     ("values", "problem"),
     [
         ({"sources": []}, "at least 1 item"),
-        ({"sources": [SOURCE], "keep": "top_k"}, "needs top_k"),
+        ({"sources": [SOURCE], "keep": "top_k"}, "needs data.top_k"),
         ({"sources": [SOURCE], "top_k": 2}, "no effect with keep: all"),
         ({"sources": [{**SOURCE, "weight": 0}]}, "greater than 0"),
         ({"sources": [SOURCE], "max_len": 3}, "Extra inputs"),

@@ -1,0 +1,177 @@
+"""The step plan: the same groups for any number of ranks, each of them exactly once."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from prefopt.data.plan import GroupSize, StepPlan, split_step
+
+RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def plan(**changes: object) -> StepPlan:
+    settings: dict[str, object] = {
+        "records_per_source": (10,),
+        "source_weights": (1.0,),
+        "groups_per_step": 4,
+        "seed": 0,
+    }
+    return StepPlan(**{**settings, **changes})
+
+
+def epoch_of(a_plan: StepPlan, epoch: int = 0) -> list[int]:
+    """All groups of an epoch, step by step."""
+    steps = range(a_plan.steps_per_epoch)
+    return [int(group) for step in steps for group in a_plan.groups(epoch, step)]
+
+
+def sizes_of(num_groups: int) -> list[GroupSize]:
+    """Groups of 1 to 4 rows of 5 to 60 tokens."""
+    return [GroupSize(num_rows=1 + i % 4, longest_row=5 + (i * 37) % 56) for i in range(num_groups)]
+
+
+def test_an_epoch_holds_every_group_exactly_once():
+    assert sorted(epoch_of(plan())) == list(range(10))
+
+
+def test_the_last_step_takes_what_is_left():
+    a_plan = plan()
+
+    assert a_plan.steps_per_epoch == 3
+    assert [len(a_plan.groups(0, step)) for step in range(3)] == [4, 4, 2]
+
+
+def test_without_shuffling_the_data_keeps_its_order():
+    a_plan = plan(records_per_source=(4, 3), source_weights=(1.0, 1.0), shuffle=False)
+
+    assert epoch_of(a_plan) == list(range(7))
+    assert epoch_of(a_plan, epoch=1) == list(range(7))
+
+
+def test_shuffling_mixes_and_differs_between_epochs_and_seeds():
+    big = plan(records_per_source=(100,))
+
+    orders = [epoch_of(big, 0), epoch_of(big, 1), epoch_of(plan(records_per_source=(100,), seed=1))]
+
+    assert [sorted(order) for order in orders] == [list(range(100))] * 3
+    assert len({tuple(order) for order in [*orders, list(range(100))]}) == 4
+
+
+def test_asking_again_or_out_of_order_gives_the_same():
+    late = plan().groups(7, 2).tolist()
+    for epoch in range(20):
+        plan().groups(epoch, 0)
+
+    assert plan().groups(7, 2).tolist() == late
+
+
+def test_weights_say_how_often_a_source_is_seen():
+    a_plan = plan(records_per_source=(10, 10, 10), source_weights=(0.5, 2.0, 1.5))
+
+    times = Counter(epoch_of(a_plan))
+
+    assert a_plan.groups_per_epoch == 5 + 20 + 15
+    # Half of the first once; all of the second twice; all of the third once and half of it twice.
+    assert Counter(times[record] for record in range(10)) == {1: 5, 0: 5}
+    assert Counter(times[record] for record in range(10, 20)) == {2: 10}
+    assert Counter(times[record] for record in range(20, 30)) == {1: 5, 2: 5}
+
+
+def test_half_of_a_source_is_another_half_in_another_epoch():
+    a_plan = plan(records_per_source=(100,), source_weights=(0.5,))
+
+    first, second = set(epoch_of(a_plan, 0)), set(epoch_of(a_plan, 1))
+
+    assert len(first) == len(second) == 50
+    assert first != second
+
+
+def test_a_weighted_source_that_is_not_shuffled_keeps_its_order():
+    a_plan = plan(records_per_source=(10,), source_weights=(1.5,), shuffle=False)
+
+    order = epoch_of(a_plan)
+
+    assert order[:10] == list(range(10))
+    assert order[10:] == sorted(set(order[10:]))
+
+
+def test_an_empty_source_is_no_trouble():
+    assert epoch_of(plan(records_per_source=(0, 3), source_weights=(1.0, 1.0), shuffle=False)) == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_another_process_makes_the_same_plan():
+    code = (
+        "from prefopt.data.plan import StepPlan\n"
+        "plan = StepPlan(records_per_source=(50, 9), source_weights=(0.5, 2.0),"
+        " groups_per_step=43, seed=3)\n"
+        "print(plan.groups(2, 0).tolist())"
+    )
+    here = plan(
+        records_per_source=(50, 9), source_weights=(0.5, 2.0), groups_per_step=43, seed=3
+    ).groups(2, 0)
+
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert there.stdout.strip() == str(here.tolist())
+
+
+@pytest.mark.parametrize("num_ranks", RANKS)
+@pytest.mark.parametrize("num_groups", [1, 3, 32])
+@pytest.mark.parametrize("budget", [1, 120, 10**6])
+def test_ranks_share_a_steps_groups_and_make_equally_many_micro_batches(
+    num_ranks: int, num_groups: int, budget: int
+):
+    sizes = sizes_of(num_groups)
+
+    split = split_step(sizes, num_ranks=num_ranks, tokens_per_micro_batch=budget)
+
+    groups = [i for rank in split for micro_batch in rank for i in micro_batch]
+    assert sorted(groups) == list(range(num_groups))
+    assert len(split) == num_ranks
+    assert len({len(rank) for rank in split}) == 1
+    assert len(split[0]) >= 1
+
+
+@pytest.mark.parametrize("num_ranks", RANKS)
+@pytest.mark.parametrize("budget", [1, 60, 120, 500])
+def test_a_micro_batch_stays_in_the_budget_unless_one_group_exceeds_it(num_ranks: int, budget: int):
+    sizes = sizes_of(32)
+
+    split = split_step(sizes, num_ranks=num_ranks, tokens_per_micro_batch=budget)
+
+    for micro_batch in (groups for rank in split for groups in rank if groups):
+        rows = sum(sizes[i].num_rows for i in micro_batch)
+        padded = rows * max(sizes[i].longest_row for i in micro_batch)
+        assert padded <= budget or len(micro_batch) == 1
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+def test_ranks_get_about_the_same_number_of_tokens(num_ranks: int):
+    sizes = sizes_of(64)
+
+    split = split_step(sizes, num_ranks=num_ranks, tokens_per_micro_batch=500)
+
+    loads = [
+        sum(sizes[i].num_rows * sizes[i].longest_row for groups in rank for i in groups)
+        for rank in split
+    ]
+    # Each group goes to the least loaded rank, so no two differ by more than the largest group.
+    assert max(loads) - min(loads) <= max(size.num_rows * size.longest_row for size in sizes)
+
+
+def test_a_rank_without_a_group_has_empty_micro_batches():
+    split = split_step(sizes_of(2), num_ranks=4, tokens_per_micro_batch=10**6)
+
+    assert sorted(map(str, split)) == ["[[0]]", "[[1]]", "[[]]", "[[]]"]
+
+
+def test_a_large_budget_makes_one_micro_batch():
+    split = split_step(sizes_of(32), num_ranks=1, tokens_per_micro_batch=10**6)
+
+    assert [len(rank) for rank in split] == [1]

@@ -1,0 +1,131 @@
+"""Log-probs of targets: equal to log_softmax, in any number of tiles, without keeping logits."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prefopt.ops.logps import target_logps, tiled_target_logps, tokens_per_tile
+
+NUM_TOKENS, WIDTH, VOCABULARY = 23, 5, 300
+
+
+def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, an output projection, and targets."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(NUM_TOKENS, WIDTH, generator=generator, dtype=torch.float64)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64)
+    targets = torch.randint(VOCABULARY, (NUM_TOKENS,), generator=generator)
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
+
+
+def gradients(logps: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """Of a sum in which every token has its own factor."""
+    factors = torch.linspace(-1, 2, NUM_TOKENS, dtype=logps.dtype)
+    return torch.autograd.grad((factors * logps).sum(), parameters)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many elements the largest result of any operation has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.num_elements = max(self.num_elements, result.numel())
+        return result
+
+
+def test_a_log_prob_is_the_logit_minus_the_log_of_the_sum_of_exponentials():
+    logits = torch.tensor([[math.log(1.0), math.log(3.0), math.log(4.0)]], dtype=torch.float64)
+
+    logps = target_logps(logits, torch.tensor([1]))
+
+    # 3 / (1 + 3 + 4)
+    assert logps.item() == pytest.approx(math.log(3 / 8), rel=1e-12)
+
+
+def test_it_equals_log_softmax_in_value_and_gradient():
+    hidden, weight, targets = tensors()
+
+    logps = target_logps(hidden @ weight.T, targets)
+
+    plain = torch.log_softmax(hidden @ weight.T, dim=1)[range(NUM_TOKENS), targets]
+    torch.testing.assert_close(logps, plain, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(
+        gradients(logps, hidden, weight), gradients(plain, hidden, weight), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_logit_1000_behind_costs_1000_nats():
+    logits = torch.tensor([[-1000.0, 0.0]], requires_grad=True)
+
+    logps = target_logps(logits, torch.tensor([0]))
+    logps.sum().backward()
+
+    # 1 - softmax: 1 - 0 at the target, -1 at the other one
+    assert logps.tolist() == [-1000.0]
+    assert logits.grad.tolist() == [[1.0, -1.0]]
+
+
+@pytest.mark.parametrize("num_tokens_per_tile", [1, 7, NUM_TOKENS - 1, NUM_TOKENS, 1000])
+def test_tiles_change_neither_value_nor_gradient(num_tokens_per_tile: int):
+    hidden, weight, targets = tensors()
+
+    logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, num_tokens_per_tile)
+
+    whole = target_logps(hidden @ weight.T, targets)
+    torch.testing.assert_close(logps, whole, rtol=1e-13, atol=1e-13)
+    for tiled, plain in zip(
+        gradients(logps, hidden, weight), gradients(whole, hidden, weight), strict=True
+    ):
+        torch.testing.assert_close(tiled, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_no_tensor_is_larger_than_the_logits_of_one_tile():
+    hidden, weight, targets = tensors()
+
+    # 6 * 300 logits per tile, 300 * 5 weights; all logits would be 23 * 300.
+    with LargestTensor() as largest:
+        logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
+        gradients(logps, hidden, weight)
+
+    assert largest.num_elements == 6 * VOCABULARY
+
+
+def test_no_logits_are_kept_for_the_backward_pass():
+    hidden, weight, targets = tensors()
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
+
+    assert max(kept, default=0) <= max(hidden.numel(), weight.numel())
+
+
+def test_logits_in_bfloat16_give_float32_log_probs():
+    hidden, weight, targets = tensors(torch.bfloat16)
+
+    logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
+
+    assert logps.dtype == torch.float32
+    # The logits carry bfloat16's rounding, the sum over the vocabulary does not.
+    exact = target_logps((hidden @ weight.T).double(), targets)
+    torch.testing.assert_close(logps.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_a_tile_holds_128_mib_of_logits_and_at_least_one_token():
+    # 2^27 bytes / (4 bytes * 2^17 words)
+    assert tokens_per_tile(2**17) == 256
+    assert tokens_per_tile(2**40) == 1

@@ -1,0 +1,71 @@
+"""Whole runs of the train command, in this process."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from prefopt.commands.train import train
+from prefopt.config import Recipe
+from prefopt.train.trainer import PreferenceTrainer
+
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+LORA = {"r": 4, "alpha": 8, "target_modules": TARGETS}
+
+
+def recipe(folder: Path, output: str = "run", **sections: object) -> Recipe:
+    """A recipe for `folder`/model and `folder`/pairs.jsonl, dpo unless the sections differ.
+
+    Keys of a given section come on top of those of the default one; None removes a section.
+    """
+    values: dict[str, dict[str, object] | None] = {
+        "model": {"path": str(folder / "model")},
+        "data": {
+            "sources": [{"path": str(folder / "pairs.jsonl")}],
+            "cache_dir": str(folder / "cache"),
+        },
+        "objective": {"name": "dpo"},
+        "training": {
+            "output_dir": str(folder / output),
+            "groups_per_step": 4,
+            "max_steps": 2,
+            "learning_rate": 1.0e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+        },
+    }
+    for name, section in sections.items():
+        values[name] = section if name == "objective" else {**(values.get(name) or {}), **section}
+    return Recipe.model_validate(values)
+
+
+def run(folder: Path, output: str = "run", **sections: object) -> PreferenceTrainer:
+    """Train such a recipe."""
+    return train(recipe(folder, output, **sections))
+
+
+def logged(trainer: PreferenceTrainer, key: str) -> list[float]:
+    """The values of a key in the run's metrics.jsonl, in order."""
+    file = Path(trainer.args.output_dir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def policy(trainer: PreferenceTrainer) -> PreTrainedModel | PeftModel:
+    """The trained model."""
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all parameters by name."""
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def logits_of(model: torch.nn.Module, num_tokens: int = 12) -> torch.Tensor:
+    """Plain logits of one fixed row, without dropout."""
+    row = torch.arange(5, 5 + num_tokens).unsqueeze(0)
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits
