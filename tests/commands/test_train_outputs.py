@@ -37,12 +37,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full(folder):
-    return run(folder, "full", training=SAVING)
+    return run(folder, "full", curves=True, training=SAVING)
 
 
 @pytest.fixture(scope="module")
 def lora(folder):
-    return run(folder, "lora", adapter=LORA, training=SAVING)
+    return run(folder, "lora", curves=True, adapter=LORA, training=SAVING)
 
 
 @pytest.fixture(scope="module")
