@@ -17,6 +17,13 @@ from transformers import PreTrainedModel
 
 from prefopt.errors import UserError
 from prefopt.ops.logps import target_logps, tiled_target_logps, tokens_per_tile
+from prefopt.types import GroupBatch
+
+# Enough to meet every kind of layer, few enough that plain logits cost nothing.
+_TOKENS_TO_COMPARE = 256
+# In nats per token. A scale or cap that the head misses shows as tenths or more; rounding does not.
+_TOLERANCE = 1e-3
+_TOLERANCE_BF16 = 5e-2
 
 
 def install_logp_head(model: PreTrainedModel) -> None:
@@ -35,15 +42,48 @@ def check_head(model: PreTrainedModel) -> None:
     """Refuse an output projection that the log-prob head would bypass, such as an adapted one.
 
     Raises:
-        UserError: if the projection is not the plain layer it was when the head was installed.
+        UserError: if the projection is not the plain layer it was when the head was installed, or
+            shares its weight with input embeddings that are not.
     """
+    way_out = "leave it out of adapter.target_modules and adapter.modules_to_save."
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and "forward" in vars(head):
-        return
-    raise UserError(
-        "adapter: the output projection cannot carry an adapter or be trained beside one; "
-        "leave it out of adapter.target_modules and adapter.modules_to_save."
+    if not isinstance(head, nn.Linear) or "forward" not in vars(head):
+        raise UserError(
+            "adapter: the output projection cannot carry an adapter or be trained beside one; "
+            f"{way_out}"
+        )
+    is_tied = model.config.get_text_config().tie_word_embeddings
+    if is_tied and not isinstance(model.get_input_embeddings(), nn.Embedding):
+        raise UserError(
+            "adapter: the input embedding shares its weight with the output projection, and an "
+            f"adapter would part them; {way_out}"
+        )
+
+
+def compare_with_plain_logits(model: nn.Module, batch: GroupBatch) -> None:
+    """Refuse a model whose log-probs are not those of its own logits, on real tokens.
+
+    Args:
+        model: the policy inside whatever wraps it; in evaluation mode afterwards.
+        batch: a micro-batch, of which the first response is looked at.
+
+    Raises:
+        UserError: if the architecture does something to its logits that the head does not.
+    """
+    num_prompt, num_response = batch.layout.prompt_lengths[0], batch.layout.response_lengths[0]
+    response = batch.input_ids[batch.layout.num_prompt_tokens :][:num_response]
+    row = torch.cat([batch.input_ids[:num_prompt], response])[:_TOKENS_TO_COMPARE]
+    model.eval()
+    deviation = head_deviation(model, row.unsqueeze(0)).item()
+    is_low_precision = torch.is_autocast_enabled(row.device.type) or any(
+        parameter.dtype == torch.bfloat16 for parameter in model.parameters()
     )
+    if not deviation <= (_TOLERANCE_BF16 if is_low_precision else _TOLERANCE):
+        raise UserError(
+            f"model.path: log-probs differ by {deviation:.2g} nats from those of the model's own "
+            "logits, so the architecture treats logits in a way that prefopt does not know. "
+            "Please report it, and train another one."
+        )
 
 
 def head_deviation(model: nn.Module, input_ids: Int[Tensor, "1 L"]) -> Float[Tensor, ""]:

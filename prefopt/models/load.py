@@ -1,19 +1,21 @@
 """The policy of a recipe: weights, quantisation, adapter, dropout and the log-prob head."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from prefopt.errors import UserError
+from prefopt.errors import UserError, did_you_mean
 from prefopt.models.head import check_head, install_logp_head
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
-from prefopt.models.tokenizer import check_local_folder, first_line
+from prefopt.models.tokenizer import check_local_folder, first_line, reason
 
 # The adapter that is trained, by peft's own default name, and the frozen copy of its start.
 POLICY_ADAPTER = "default"
@@ -107,19 +109,27 @@ def load_causal_lm(section: ModelSection, key: str = "model.path") -> PreTrained
             bnb_4bit_use_double_quant=True,
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             section.path,
             revision=section.revision,
             dtype=section.dtype,
             attn_implementation=section.attn_implementation,
             trust_remote_code=section.trust_remote_code,
             quantization_config=quantization,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{key}: cannot load {section.path} as a causal language model. "
-            f"{first_line(error)}"
+            f"{key}: cannot load {section.path} as a causal language model. {reason(error)}"
         ) from error
+    model: PreTrainedModel = loaded[0]
+    missing = loaded[1]["missing_keys"]
+    if missing:
+        # transformers starts these at random, with a warning that is easy to miss.
+        raise UserError(
+            f"{key}: {section.path} lacks {len(missing)} weights of a {type(model).__name__}, "
+            f"such as {min(missing)}. Give a whole causal language model."
+        )
     if not section.dropout:
         _switch_dropout_off(model)
     install_logp_head(model)
@@ -167,12 +177,29 @@ def _add_adapter(
         revision=model_revision,
         task_type="CAUSAL_LM",
     )
-    try:
-        new_adapter = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"adapter.target_modules: {first_line(error)}") from error
+    _check_layers_exist(model, adapter)
+    with warnings.catch_warnings():
+        # check_head refuses what this warns of.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        # peft fills these patterns itself for mixtures of experts.
+        warnings.filterwarnings("ignore", ".* keys did not match any targeted", RuntimeWarning)
+        try:
+            new_adapter = get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"adapter.target_modules: {first_line(error)}") from error
     assert isinstance(new_adapter, PeftModel)
     return new_adapter
+
+
+def _check_layers_exist(model: PreTrainedModel, adapter: AdapterSection) -> None:
+    """Refuse names of layers that peft would pass over without a word."""
+    layers = {name.rpartition(".")[2]: None for name, _ in model.named_modules() if name}
+    targets = [] if isinstance(adapter.target_modules, str) else adapter.target_modules
+    given = {"target_modules": targets, "modules_to_save": adapter.modules_to_save or []}
+    for key, names in given.items():
+        for name in names:
+            if not any(f".{layer}".endswith(f".{name}") for layer, _ in model.named_modules()):
+                raise UserError(f"adapter.{key}: no layer '{name}'. {did_you_mean(name, layers)}")
 
 
 def _switch_dropout_off(model: nn.Module) -> None:

@@ -34,7 +34,7 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
             trust_remote_code=section.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}: no tokenizer in {path}. {first_line(error)}") from error
+        raise UserError(f"{key}: no tokenizer in {path}. {reason(error)}") from error
     if section.chat_template is not None:
         tokenizer.chat_template = _chat_template(section.chat_template)
     if section.eos_token is not None:
@@ -67,6 +67,16 @@ def check_local_folder(path: str, key: str) -> None:
 def first_line(error: Exception) -> str:
     """What a library said, without the rest of its page."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def reason(error: Exception) -> str:
+    """What a library said about a folder, or what to do where that is known."""
+    if "trust_remote_code" in str(error):
+        return (
+            "It brings Python code of its own. Read that code; if you trust it, set "
+            "model.trust_remote_code: true."
+        )
+    return first_line(error)
 
 
 def _chat_template(name: str) -> str:

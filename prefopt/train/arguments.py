@@ -1,5 +1,6 @@
 """The recipe's training section as transformers.TrainingArguments."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -28,6 +29,12 @@ _FIXED: dict[str, Any] = {
     "disable_tqdm": True,
 }
 
+# Newer versions of transformers renamed what every published recipe writes.
+_NEW_NAMES = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+
 
 def training_arguments(
     section: TrainingSection, *, has_evaluation: bool, keep_best: bool = False
@@ -42,30 +49,40 @@ def training_arguments(
     Raises:
         UserError: for values that transformers refuses, or that exclude each other.
     """
-    values = {**_DEFAULTS, **section.arguments}
+    values = {**_DEFAULTS, **_in_new_words(section.arguments)}
     if has_evaluation:
         values.setdefault("eval_strategy", "epoch")
     if keep_best or section.early_stopping_patience is not None:
         values.setdefault("metric_for_best_model", "eval_loss")
-    values.update(_launched_on_cpus())
+    values.update(_on_cpus())
     try:
         arguments = TrainingArguments(output_dir=str(section.output_dir), **{**values, **_FIXED})
     except (ValueError, ImportError) as error:
         raise UserError(f"training: {str(error).splitlines()[0]}") from error
     _match_deepspeed(arguments)
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values:
+    is_one_of_many = arguments.world_size > 1
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values and is_one_of_many:
         # accelerate 1.15 shards only what it counts as processes on GPUs; on CPUs it would run
         # plain DDP without a word. Its code for FSDP2 itself does not care for the device.
         PartialState().distributed_type = DistributedType.MULTI_GPU
     return arguments
 
 
-def _launched_on_cpus() -> dict[str, Any]:
-    """What several processes on a machine without accelerator need to find each other."""
-    if torch.accelerator.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def _in_new_words(values: dict[str, Any]) -> dict[str, Any]:
+    """The same keys, by the names that the installed transformers does not warn of."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return {
+        new if (new := _NEW_NAMES.get(key, key)) in known and new not in values else key: value
+        for key, value in values.items()
+    }
+
+
+def _on_cpus() -> dict[str, Any]:
+    """What processes on a machine without accelerator need to find each other and to run bf16."""
+    if torch.accelerator.is_available():
         return {}
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        return {"ddp_backend": "gloo"}
+        return {"ddp_backend": "gloo"} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return {"use_cpu": True}
 
 

@@ -56,8 +56,9 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
         if trainer.args.should_save:
             _complete(trainer, staging / name, run_folder / name)
     except Exception as error:
+        is_full = _disk_is_full(error, run_folder)
         shutil.rmtree(staging, ignore_errors=True)
-        if _disk_is_full(error, run_folder):
+        if is_full:
             last = get_last_checkpoint(str(run_folder))
             kept = f"The last good one is {last}. " if last else "There is none before it. "
             raise UserError(

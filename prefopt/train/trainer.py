@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from prefopt.models.head import compare_with_plain_logits
 from prefopt.models.layout import token_logps
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
@@ -56,6 +57,7 @@ class PreferenceTrainer(Trainer):
         self._packed: Tensor | None = None
         self._sums = StepSums()
         self._is_saving = False
+        self._head_is_checked = False
         self._last_log = time.perf_counter()
         self._num_tokens = 0
         self._step_losses: list[tuple[tuple[str, ...], Tensor]] = []
@@ -91,6 +93,10 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor:
         """Gradients of one optimiser step, from a StepShare; returns its loss over all ranks."""
         assert isinstance(inputs, StepShare)
+        if not self._head_is_checked:
+            with self.compute_loss_context_manager():
+                compare_with_plain_logits(model, self._prepare_inputs(inputs.micro_batches[0]))
+            self._head_is_checked = True
         model.train()
         self._sums, self._step_losses = StepSums(), []
         for i, micro_batch in enumerate(inputs.micro_batches):

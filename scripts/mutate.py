@@ -1,0 +1,112 @@
+"""Plants known bugs in a copy of the project, one at a time, and lists those that no test catches.
+
+Usage: python scripts/mutate.py [WORD ...], from the project's root; words choose bugs by their file
+or text. A periodic check of the tests, not part of the gate.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_OBJECTIVES = ("tests/objectives",)
+_CORE = ("tests/objectives", "tests/ops", "tests/test_types.py", "tests/models")
+_DATA = ("tests/data/test_plan.py", "tests/data/test_collate.py", "tests/models/test_layout.py")
+
+# File, what stands there, the bug, the tests that should catch it.
+BUGS = [
+    ("types.py", "per_response.dtype)\n", "torch.float32)\n", _CORE),
+    ("types.py", "policy_logps = self.policy_logps.masked_fill(~self.where, 0.0)",
+     "policy_logps = self.policy_logps", _OBJECTIVES),
+    ("types.py", "slots.masked_scatter(self.where", "slots.masked_scatter(~self.where", _CORE),
+    ("ops/pairs.py", "scores.unsqueeze(2) > scores", "scores.unsqueeze(2) >= scores", _CORE),
+    ("ops/pairs.py", "both = where.unsqueeze(2) & where.unsqueeze(1)",
+     "both = where.unsqueeze(2)", _CORE),
+    ("ops/pairs.py", "-torch.inf", "-1.0", _CORE),
+    ("ops/pairs.py", "where & torch.where(alone, scores > 0, above_another)",
+     "where & above_another", _CORE),
+    ("ops/reductions.py", "values.masked_fill(~mask, 0.0)", "(values * mask)", _CORE),
+    ("ops/reductions.py", "num_true.clamp(min=1)", "(num_true + 1e-6)", _CORE),
+    ("ops/logps.py", "torch.promote_types(logits.dtype, torch.float32)", "logits.dtype", _CORE),
+    ("ops/logps.py", "checkpoint(tile_logps, *t, use_reentrant=False, preserve_rng_state=False)",
+     "tile_logps(*t)", _CORE),
+    ("ops/logps.py", "logits.logsumexp(dim=1)", "logits.exp().sum(dim=1).log()", _CORE),
+    ("objectives/dpo.py", "-(1 - eps) * F.logsigmoid(margins)",
+     "-(1 - eps) * (F.sigmoid(margins) + 1e-12).log()", _OBJECTIVES),
+    ("objectives/dpo.py", "eps * F.logsigmoid(-margins)", "eps * F.logsigmoid(margins)",
+     _OBJECTIVES),
+    ("objectives/dpo.py", "rewards=rewards.detach()", "rewards=rewards", _OBJECTIVES),
+    ("objectives/dpo.py", "num_tokens.clamp(min=1)", "num_tokens", _OBJECTIVES),
+    ("objectives/ipo.py", ".masked_fill(~pairs, 0.0)", "", _OBJECTIVES),
+    ("objectives/ipo.py", "1 / (2 * self.tau)", "1 / self.tau", _OBJECTIVES),
+    ("objectives/ipo.py", "(self.tau * log_ratios).detach()", "log_ratios.detach()", _OBJECTIVES),
+    ("objectives/nll.py", "counted=selected.any(dim=1)", "counted=inputs.where.any(dim=1)",
+     _OBJECTIVES),
+    ("objectives/nll.py", "weight = masked_sum(inputs.num_tokens.to(losses.dtype), selected)",
+     "weight = masked_sum(inputs.num_tokens.to(losses.dtype), inputs.where)", _OBJECTIVES),
+    ("objectives/weighted_sum.py", "coefficient=weight * term.coefficient",
+     "coefficient=term.coefficient", _OBJECTIVES),
+    ("objectives/weighted_sum.py", ".any(dim=0)", ".all(dim=0)", _OBJECTIVES),
+    ("objectives/weighted_sum.py", '(True, False)', '(False, True)', _OBJECTIVES),
+    ("objectives/base.py", 'raise ValueError("should not be true or false")', "pass", _OBJECTIVES),
+    ("models/layout.py", "+ prompt - 1)", "+ prompt)", _CORE),
+    ("models/layout.py", "attention_mask=(source >= 0).long()",
+     "attention_mask=(source >= -1).long()", _CORE),
+    ("models/head.py", "(factor / divisor)", "(divisor / factor)", _CORE),
+    ("models/head.py", "softcap * torch.tanh(logits / softcap)", "logits", _CORE),
+    ("models/head.py", "linear(tile, head.weight, head.bias)", "linear(tile, head.weight)", _CORE),
+    ("models/head.py", 'isinstance(head, nn.Linear) and "forward" in vars(head)',
+     "isinstance(head, nn.Module)", _CORE),
+    ("data/collate.py", "torch.arange(len(ids)) + record.num_prompt_tokens",
+     "torch.arange(len(ids))", _DATA),
+    ("data/collate.py", "dtype=torch.float64", "dtype=torch.float32", _DATA),
+    ("data/plan.py", "default_rng([plan.seed, epoch])", "default_rng([plan.seed])", _DATA),
+    ("data/plan.py", "load.index(min(load))", "i % num_ranks", _DATA),
+    ("data/plan.py", "<= budget", "<= 2 * budget", _DATA),
+    ("data/plan.py", "[[]] * (num_micro_batches - len(batches))", "[]", _DATA),
+    ("train/metrics.py", "> 0).to(rewards.dtype)", ">= 0).to(rewards.dtype)",
+     ("tests/train/test_metrics.py",)),
+    ("train/metrics.py", "where = where & (not is_filler)", "pass",
+     ("tests/train/test_metrics.py",)),
+]  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    """Plant the chosen bugs; 1 if a test misses one."""
+    chosen = [bug for bug in BUGS if not words or any(word in " ".join(bug[:3]) for word in words)]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        everything = sorted({test for *_, tests in chosen for test in tests})
+        if _run_tests(copy, everything) != 0:
+            sys.exit("The tests fail without any bug planted; mend that first.")
+        for name, right, wrong, tests in chosen:
+            path = copy / "prefopt" / name
+            text = path.read_text(encoding="utf-8")
+            if text.count(right) == 0:
+                print(f"stale     {name}: {right!r} is not there", flush=True)
+                survivors.append(name)
+                continue
+            path.write_text(text.replace(right, wrong), encoding="utf-8")
+            # 1: a test failed; 2: a test module could not even be collected.
+            is_caught = _run_tests(copy, tests) in (1, 2)
+            path.write_text(text, encoding="utf-8")
+            print(f"{'caught  ' if is_caught else 'SURVIVED'}  {name}: {wrong!r}", flush=True)
+            if not is_caught:
+                survivors.append(name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
+    return 1 if survivors else 0
+
+
+def _run_tests(folder: Path, tests: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
