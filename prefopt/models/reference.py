@@ -1,7 +1,7 @@
 """Reference log-probs from a live model: a frozen copy, the adapter off, or the adapter's start."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -39,6 +39,7 @@ class FrozenCopy:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: nn.Module = model.requires_grad_(False).eval()
+        self._precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Shard the copy as the policy is sharded, or move it to the device."""
@@ -50,10 +51,12 @@ class FrozenCopy:
             self.model = fsdp2_prepare_model(accelerator, self.model)
         else:
             self.model.to(accelerator.device)
+            # What accelerate wraps around the policy's own forward pass; else bf16 would part them.
+            self._precision = accelerator.autocast
 
     def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
         """Log-probs under the copy; the policy is not looked at."""
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             return token_logps(self.model, batch)
 
 

@@ -55,9 +55,13 @@ def save_moe(path):
 def refusal(path, **changes):
     """The one line that loading such a folder ends in, before or while its weights are read."""
     section = ModelSection(path=str(path), **changes)
-    with pytest.raises(UserError) as refused:
+
+    def load():
         check_model_sections(section, None)
         load_causal_lm(section)
+
+    with pytest.raises(UserError) as refused:
+        load()
     message = str(refused.value)
     assert "\n" not in message
     assert message.startswith("model.path: ")
@@ -88,8 +92,8 @@ def test_recomputed_activations_change_no_loss(folder, tmp_path, monkeypatch, ki
 
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
     assert norms[1] == pytest.approx(norms[0], rel=1e-6)
-    # Per step and layer: policy, reference, and the policy again where it is recomputed.
-    assert num_calls == [3 * 2 * 2, 3 * 2 * 3]
+    # Once per step and layer.
+    assert num_calls[1] - num_calls[0] == 3 * 2
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
@@ -98,14 +102,13 @@ def test_bf16_training_keeps_log_probs_in_float32(folder, tmp_path, kind):
 
     trainer = run(folder, str(tmp_path / "bf16"), training={"bf16": True}, **ADAPTERS[kind])
 
-    assert logged(trainer, "loss")[0] == pytest.approx(math.log(2), abs=1e-3)
+    assert logged(trainer, "loss")[0] == pytest.approx(math.log(2), abs=1e-6)
     assert logged(trainer, "loss")[1] == pytest.approx(logged(plain, "loss")[1], abs=0.05)
     assert logged(trainer, "logps/chosen")[0] != logged(plain, "logps/chosen")[0]
     assert {value.dtype for value in policy(trainer).parameters()} == {torch.float32}
     batch = trainer.train_dataset[0, 0].micro_batches[0]
-    with trainer.compute_loss_context_manager():
-        assert token_logps(trainer.model, batch).dtype == torch.float32
-        assert trainer.reference.token_logps(batch, trainer.model).dtype == torch.float32
+    assert token_logps(trainer.model, batch).dtype == torch.float32
+    assert trainer.reference.token_logps(batch, trainer.model).dtype == torch.float32
 
 
 def test_an_adapter_on_bfloat16_weights_is_trained_in_float32(folder, tmp_path):
