@@ -132,8 +132,11 @@ class GroupBatch:
 
     def sum_over_tokens(self, per_token: Float[Tensor, " N"]) -> Float[Tensor, "G K"]:
         """Sums of per-token values over each response, 0 in unused slots."""
-        lengths = self.num_tokens[self.where]
-        return self.to_groups(torch.segment_reduce(per_token, "sum", lengths=lengths))
+        # An unused slot is a segment of length 0. `unsafe` skips a check that waits for the device.
+        sums = torch.segment_reduce(
+            per_token, "sum", lengths=self.num_tokens.flatten(), unsafe=True
+        )
+        return sums.view_as(self.where)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

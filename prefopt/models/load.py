@@ -132,6 +132,7 @@ def load_causal_lm(section: ModelSection, key: str = "model.path") -> PreTrained
         )
     if not section.dropout:
         _switch_dropout_off(model)
+    _keep_4_bit_layers_differentiable(model)
     install_logp_head(model)
     return model
 
@@ -200,6 +201,17 @@ def _check_layers_exist(model: PreTrainedModel, adapter: AdapterSection) -> None
         for name in names:
             if not any(f".{layer}".endswith(f".{name}") for layer, _ in model.named_modules()):
                 raise UserError(f"adapter.{key}: no layer '{name}'. {did_you_mean(name, layers)}")
+
+
+def _keep_4_bit_layers_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking weights for fast inference on CPUs with bfloat16.
+
+    It does so at the first forward pass in eval mode, such as the reference's, and never undoes it;
+    the repacked layer returns no gradient, so all layers before it would stop learning.
+    """
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def _switch_dropout_off(model: nn.Module) -> None:

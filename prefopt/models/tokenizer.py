@@ -60,7 +60,7 @@ def check_local_folder(path: str, key: str) -> None:
     """
     if Path(path).exists():
         return
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"{key}: no folder {path}. Give a folder that exists or a hub id.")
 
 
@@ -83,10 +83,7 @@ def _chat_template(name: str) -> str:
     if name == "chatml":
         return CHATML
     if name.endswith(".jinja") or Path(name).is_file():
-        file = Path(name)
-        if not file.is_file():
-            raise UserError(f"model.chat_template: no file {name}. Give a .jinja file or a name.")
-        return file.read_text(encoding="utf-8")
+        return _template_in(Path(name))
     folder = resources.files("trl").joinpath("chat_templates")
     names = [entry.name.removesuffix(".jinja") for entry in folder.iterdir()]
     known = [entry for entry in names if "training" not in entry and entry != "README.md"]
@@ -94,3 +91,14 @@ def _chat_template(name: str) -> str:
         hint = did_you_mean(name, ["chatml", *known])
         raise UserError(f"model.chat_template: no template '{name}'. {hint}")
     return folder.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def _template_in(file: Path) -> str:
+    if not file.is_file():
+        raise UserError(f"model.chat_template: no file {file}. Give a .jinja file or a name.")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"model.chat_template: {file} is not UTF-8 at byte {error.start}. Save it as UTF-8."
+        ) from None

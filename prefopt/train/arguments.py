@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from prefopt.errors import UserError
 from prefopt.train.section import TrainingSection
@@ -56,8 +57,10 @@ def training_arguments(
         values.setdefault("metric_for_best_model", "eval_loss")
     values.update(_on_cpus())
     try:
+        for tracker in get_reporting_integration_callbacks(values["report_to"]):
+            tracker()
         arguments = TrainingArguments(output_dir=str(section.output_dir), **{**values, **_FIXED})
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"training: {str(error).splitlines()[0]}") from error
     _match_deepspeed(arguments)
     is_one_of_many = arguments.world_size > 1

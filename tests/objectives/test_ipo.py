@@ -93,7 +93,7 @@ def test_a_list_costs_the_mean_over_its_preferred_pairs():
     assert losses.tolist() == pytest.approx([3.625], rel=1e-12)
 
 
-def test_a_gap_that_is_no_preference_may_overflow_without_a_trace():
+def test_a_gap_that_is_no_preference_leaves_no_trace_however_large():
     objective = build({"name": "ipo", "tau": 0.5, "length_normalized": False})
     # 1 and 2 tie, 3e30 nats apart: squared, that is beyond float32.
     inputs = inputs_of(

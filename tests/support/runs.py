@@ -73,9 +73,9 @@ def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def logits_of(model: torch.nn.Module, num_tokens: int = 12) -> torch.Tensor:
-    """Plain logits of one fixed row, without dropout."""
-    row = torch.arange(5, 5 + num_tokens).unsqueeze(0)
-    model.eval()
+def logits_of(model: torch.nn.Module, *, training: bool = False) -> torch.Tensor:
+    """Plain logits of one fixed row, without dropout unless in training mode."""
+    row = torch.arange(5, 17).unsqueeze(0)
+    model.train(training)
     with torch.no_grad():
         return model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits
