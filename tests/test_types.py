@@ -47,9 +47,10 @@ def test_a_token_gets_the_gradient_of_its_response():
 def test_values_of_responses_go_to_their_slots():
     batch = batch_of([[2, 1, 3], [4], [1, 2]])
 
-    slots = batch.to_groups(torch.tensor([1.0, 2, 3, 4, 5, 6]))
+    slots = batch.to_groups(torch.tensor([0.1, 2, 3, 4, 5, 6], dtype=torch.float64))
 
-    assert slots.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+    # In their own dtype: float32 would round 0.1.
+    assert slots.tolist() == [[0.1, 2, 3], [4, 0, 0], [5, 6, 0]]
 
 
 def test_moving_a_batch_keeps_all_dtypes_and_all_that_is_no_tensor():

@@ -64,8 +64,9 @@ def test_it_equals_log_softmax_in_value_and_gradient():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_a_logit_1000_behind_costs_1000_nats():
-    logits = torch.tensor([[-1000.0, 0.0]], requires_grad=True)
+@pytest.mark.parametrize("level", [-1000.0, 0.0, 1000.0])
+def test_a_logit_1000_behind_costs_1000_nats(level: float):
+    logits = torch.tensor([[level - 1000.0, level]], requires_grad=True)
 
     logps = target_logps(logits, torch.tensor([0]))
     logps.sum().backward()

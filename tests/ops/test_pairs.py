@@ -13,7 +13,7 @@ from prefopt.ops.pairs import (
 def random_groups(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores with many ties, absurd where no response is, and groups of 0 to 4 responses."""
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(-1, 3, (40, 4), generator=generator).double()
+    scores = torch.randint(-3, 2, (40, 4), generator=generator).double()
     where = torch.rand(40, 4, generator=generator) < 0.6
     absurd = torch.tensor([99.0, float("nan"), float("inf"), -99.0], dtype=torch.float64)
     return torch.where(where, scores, absurd), where
