@@ -194,19 +194,31 @@ def test_an_adapter_folder_as_model_is_refused(refused, tmp_path):
     assert "adapter.path" in line
 
 
-def test_a_folder_with_other_files_is_not_taken_for_a_run(refused, tmp_path):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "thesis.txt").write_text("years of work")
+def test_a_tokenizer_of_another_model_is_refused(refused, tmp_path):
+    save_tiny_model(tmp_path / "kept", vocab_size=20)
 
-    line = refused("--overwrite", training={"output_dir": str(tmp_path / "kept")})
+    line = refused(model={"path": str(tmp_path / "kept")})
+
+    assert "model.path: the tokenizer gives token" in line
+    assert "embeddings for 20 only" in line
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--resume"])
+@pytest.mark.parametrize("file", ["thesis.txt", "recipe.yaml"])
+def test_a_folder_with_other_files_is_not_taken_for_a_run(refused, tmp_path, flag, file):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / file).write_text("years of work")
+
+    line = refused(flag, training={"output_dir": str(tmp_path / "kept")})
 
     assert "no prefopt run" in line
-    assert (tmp_path / "kept" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "kept" / file).read_text() == "years of work"
 
 
 def test_another_run_in_the_folder_is_refused_and_kept(refused, tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "recipe.yaml").write_text("objective: {name: ipo}")
+    (tmp_path / "kept" / "versions.json").write_text("{}")
 
     line = refused(training={"output_dir": str(tmp_path / "kept")})
 

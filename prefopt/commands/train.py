@@ -11,6 +11,7 @@ import typer
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -23,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.plan import StepPlan
-from prefopt.data.prepare import prepare_data
+from prefopt.data.prepare import PreparedData, prepare_data
 from prefopt.data.store import TokenStore
 from prefopt.errors import UserError
 from prefopt.models.load import check_model_sections, load_policy
@@ -37,7 +38,12 @@ from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.plots import plot_curves
 from prefopt.train.progress import ProgressReport
-from prefopt.train.run_folder import differences_of_machine, installed_versions, open_run
+from prefopt.train.run_folder import (
+    differences_of_machine,
+    find_start,
+    installed_versions,
+    open_run,
+)
 from prefopt.train.steps import StepDataset, check_scores
 from prefopt.train.trainer import PreferenceTrainer
 
@@ -75,15 +81,15 @@ def train(
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
     check_scores(recipe.objective, data.train)
+    folder, resolved = recipe.training.output_dir, recipe.resolved()
     checkpoint = _on_first_process(
-        arguments,
-        lambda: open_run(
-            recipe.training.output_dir, recipe.resolved(), resume=resume, overwrite=overwrite
-        ),
+        arguments, lambda: find_start(folder, resolved, resume=resume, overwrite=overwrite)
     )
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
     set_seed(arguments.seed)
     policy, reference = _models(recipe)
+    _check_vocabulary(policy, data)
+    _on_first_process(arguments, lambda: open_run(folder, resolved, checkpoint))
     trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
@@ -124,6 +130,18 @@ def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | No
     if not needs_reference:
         return policy, None
     return policy, load_reference(section, recipe.model, recipe.adapter, policy)
+
+
+def _check_vocabulary(policy: PreTrainedModel | PeftModel, data: PreparedData) -> None:
+    embeddings = policy.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
+    largest = max(store.largest_token for store in stores)
+    if largest >= embeddings.num_embeddings:
+        raise UserError(
+            f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
+            f"{embeddings.num_embeddings} only. Use the tokenizer that the model was trained with."
+        )
 
 
 def _callbacks(recipe: Recipe) -> list[TrainerCallback]:

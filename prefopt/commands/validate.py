@@ -37,7 +37,7 @@ def run(recipe_path: Path, overrides: Sequence[str], show: int, as_json: bool) -
             says nothing to the objective.
     """
     recipe = load_recipe(recipe_path, overrides)
-    check_model_sections(recipe.model, recipe.adapter)
+    check_model_sections(recipe.model, recipe.adapter, recipe.reference)
     training_arguments(recipe.training, has_evaluation=recipe.data.evaluation is not None)
     tokenizer = load_tokenizer(recipe.model)
     with _progress_bar() as on_progress:

@@ -129,6 +129,12 @@ class TokenStore(Sequence[TokenizedRecord]):
         return self.all_scores[self._responses(index)]
 
     @property
+    def largest_token(self) -> int:
+        """The largest token id in the files; a model needs embeddings for it."""
+        names = ("prompt_tokens", "response_tokens")
+        return max(int(shard.column(name).max()) for shard in self.shards for name in names)
+
+    @property
     def prompt_hashes(self) -> UInt[np.ndarray, " n"]:
         """Equal for records of the same prompt."""
         return self._per_record("prompt_hash")

@@ -60,12 +60,15 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def compare_with_plain_logits(model: nn.Module, batch: GroupBatch) -> None:
+def compare_with_plain_logits(
+    model: nn.Module, batch: GroupBatch, *, is_low_precision: bool
+) -> None:
     """Refuse a model whose log-probs are not those of its own logits, on real tokens.
 
     Args:
         model: the policy inside whatever wraps it; in evaluation mode afterwards.
         batch: a micro-batch, of which the first response is looked at.
+        is_low_precision: whether the forward pass computes in bfloat16.
 
     Raises:
         UserError: if the architecture does something to its logits that the head does not.
@@ -75,9 +78,6 @@ def compare_with_plain_logits(model: nn.Module, batch: GroupBatch) -> None:
     row = torch.cat([batch.input_ids[:num_prompt], response])[:_TOKENS_TO_COMPARE]
     model.eval()
     deviation = head_deviation(model, row.unsqueeze(0)).item()
-    is_low_precision = torch.is_autocast_enabled(row.device.type) or any(
-        parameter.dtype == torch.bfloat16 for parameter in model.parameters()
-    )
     if not deviation <= (_TOLERANCE_BF16 if is_low_precision else _TOLERANCE):
         raise UserError(
             f"model.path: log-probs differ by {deviation:.2g} nats from those of the model's own "

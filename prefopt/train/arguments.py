@@ -37,15 +37,12 @@ _NEW_NAMES = {
 }
 
 
-def training_arguments(
-    section: TrainingSection, *, has_evaluation: bool, keep_best: bool = False
-) -> TrainingArguments:
+def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> TrainingArguments:
     """Arguments for the trainer, with prefopt's defaults.
 
     Args:
         section: what the recipe says.
         has_evaluation: evaluate every epoch unless the recipe says otherwise.
-        keep_best: keep track of the best evaluation loss unless the recipe names a metric.
 
     Raises:
         UserError: for values that transformers refuses, or that exclude each other.
@@ -53,7 +50,7 @@ def training_arguments(
     values = {**_DEFAULTS, **_in_new_words(section.arguments)}
     if has_evaluation:
         values.setdefault("eval_strategy", "epoch")
-    if keep_best or section.early_stopping_patience is not None:
+    if section.early_stopping_patience is not None:
         values.setdefault("metric_for_best_model", "eval_loss")
     values.update(_on_cpus())
     try:

@@ -28,17 +28,17 @@ MAY_CHANGE = (
 """Keys that a resumed run may have changed, since no update depends on them."""
 
 
-def open_run(
+def find_start(
     folder: Path, recipe: Mapping[str, Any], *, resume: str | None, overwrite: bool
 ) -> Path | None:
-    """Make the folder ready for a run and say where it goes on.
+    """Where a run in the folder would go on; changes nothing.
 
     Args:
         folder: the run's folder.
         recipe: the resolved recipe.
         resume: None starts a run; `auto` goes on from the newest checkpoint, or starts if there is
             none; a path goes on from that checkpoint.
-        overwrite: remove what another run left there.
+        overwrite: `open_run` will remove what another run left there.
 
     Returns:
         The checkpoint to go on from, or None.
@@ -50,21 +50,34 @@ def open_run(
         raise UserError("--resume and --overwrite exclude each other. Choose one.")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"training.output_dir: {folder} is a file. Give a folder.")
-    is_run = (folder / RECIPE_FILE).is_file()
     if resume is None:
-        _start(folder, is_run=is_run, overwrite=overwrite)
-    checkpoint = None if resume is None else _checkpoint(folder, resume)
-    if checkpoint is not None:
+        _check_free(folder, overwrite=overwrite)
+        return None
+    checkpoint = _checkpoint(folder, resume)
+    if checkpoint is None:
+        _check_free(folder, overwrite=True)
+    else:
         _check_same_recipe(folder, recipe)
+    return checkpoint
+
+
+def open_run(folder: Path, recipe: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """Make the folder ready for a run, after `find_start` has found it fit.
+
+    Args:
+        folder: the run's folder; without a checkpoint, another run in it is removed.
+        recipe: the resolved recipe.
+        checkpoint: where the run goes on, or None.
+    """
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
         _cut_metrics(folder, checkpoint)
-    elif resume is not None:
-        (folder / METRICS_FILE).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
     (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
     versions = json.dumps(installed_versions(), indent=2)
     (folder / _VERSIONS_FILE).write_text(versions + "\n", encoding="utf-8")
-    return checkpoint
 
 
 def differences_of_machine(checkpoint: Path, num_processes: int) -> list[str]:
@@ -84,10 +97,10 @@ def installed_versions() -> dict[str, str]:
     return found | {name: metadata.version(name) for name in _PACKAGES if name in installed}
 
 
-def _start(folder: Path, *, is_run: bool, overwrite: bool) -> None:
+def _check_free(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not is_run:
+    if not all((folder / name).is_file() for name in (RECIPE_FILE, _VERSIONS_FILE)):
         raise UserError(
             f"training.output_dir: {folder} holds files that are no prefopt run. "
             "Give an empty or new folder."
@@ -97,7 +110,6 @@ def _start(folder: Path, *, is_run: bool, overwrite: bool) -> None:
             f"training.output_dir: {folder} holds another run. "
             "Go on with it by --resume, replace it by --overwrite, or give a new folder."
         )
-    shutil.rmtree(folder)
 
 
 def _checkpoint(folder: Path, resume: str) -> Path | None:

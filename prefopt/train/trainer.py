@@ -94,21 +94,28 @@ class PreferenceTrainer(Trainer):
         """Gradients of one optimiser step, from a StepShare; returns its loss over all ranks."""
         assert isinstance(inputs, StepShare)
         if not self._head_is_checked:
-            with self.compute_loss_context_manager():
-                compare_with_plain_logits(model, self._prepare_inputs(inputs.micro_batches[0]))
+            compare_with_plain_logits(
+                model,
+                self._prepare_inputs(inputs.micro_batches[0]),
+                is_low_precision=self._is_bfloat16(model),
+            )
             self._head_is_checked = True
         model.train()
         self._sums, self._step_losses = StepSums(), []
         for i, micro_batch in enumerate(inputs.micro_batches):
             is_last = i == len(inputs.micro_batches) - 1
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            with self._gradients_of(model, is_last), self.compute_loss_context_manager():
+            with self._gradients_of(model, is_last):
                 batch = self._prepare_inputs(micro_batch)
                 loss = self._micro_batch_loss(model, batch, inputs, is_filler=i >= inputs.num_real)
                 if is_last:
                     self._reduce_sums(inputs)
                 self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
         return self._sums.values["loss:sum"].to(torch.float32)
+
+    def _is_bfloat16(self, model: nn.Module) -> bool:
+        is_autocast = self.accelerator.mixed_precision == "bf16"
+        return is_autocast or any(p.dtype == torch.bfloat16 for p in model.parameters())
 
     def _gradients_of(
         self, model: nn.Module, is_last: bool
@@ -242,7 +249,7 @@ class PreferenceTrainer(Trainer):
             share = dataset[0, step]
             for i, micro_batch in enumerate(share.micro_batches):
                 is_filler = i >= share.num_real
-                with torch.no_grad(), self.compute_loss_context_manager():
+                with torch.no_grad():
                     inputs, output = self._objective_of(model, self._prepare_inputs(micro_batch))
                 for name, term in output.all_terms().items():
                     coefficients[name] = term.coefficient
