@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
+from pydantic import SerializeAsAny, field_validator, model_validator
 
 from prefopt.data.section import DataSection
 from prefopt.errors import UserError, check_section
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.objectives import Objective, build
+from prefopt.section import Section
 from prefopt.train.section import TrainingSection
 
 
-class Recipe(BaseModel):
+class Recipe(Section):
     """A whole training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: ModelSection
     """The policy to start from."""
@@ -73,22 +72,44 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: for the first thing that is wrong, with its key or place in the file.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe. Give the path of a YAML file.") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder. Give the path of a YAML file.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UserError(f"{place}: not YAML: {error.problem}. Check the indentation.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping with model, data, objective, training.")
     for override in overrides:
         _put(values, override)
     return check_section(Recipe, values, "")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key which stands twice in one mapping: only one could take effect."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, if its keys differ."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"'{key.value}' stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise UserError(f"{place}: not YAML: {error.problem}. Mend the line.") from None
+    except yaml.YAMLError as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{name}: not YAML: {line}. Remove what is not text.") from None
 
 
 def _put(values: dict[str, Any], override: str) -> None:
@@ -103,7 +124,7 @@ def _put(values: dict[str, Any], override: str) -> None:
         )
         if not isinstance(place, dict | list):
             raise UserError(f"{key}: '{parent}' has no keys below it. Check the path.")
-    value = yaml.safe_load(text)
+    value = _parse(text, override)
     if isinstance(place, list):
         place[_index(place, last, key)] = value
     else:

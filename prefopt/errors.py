@@ -37,7 +37,7 @@ def check_section(cls: type[Section], values: Mapping[str, Any], where: str) -> 
             range, with the key's full path.
     """
     try:
-        return cls.model_validate(values)
+        return cls.model_validate(values, context={"where": where})
     except ValidationError as error:
         first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")

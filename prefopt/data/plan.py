@@ -43,7 +43,7 @@ class StepPlan:
 
     def _drawn_per_source(self) -> list[int]:
         sizes = zip(self.records_per_source, self.source_weights, strict=True)
-        return [round(num * weight) for num, weight in sizes]
+        return [max(round(num * weight), min(num, 1)) for num, weight in sizes]
 
 
 @lru_cache(maxsize=4)

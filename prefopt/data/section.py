@@ -4,21 +4,18 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from prefopt.errors import UserError
+from prefopt.section import Section
 
 ScoreTransform = Literal["raw", "minmax", "rank"]
 Keep = Literal["all", "best_worst", "best_random", "top_k"]
 TooLong = Literal["drop", "cut_response", "error"]
 
-_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-class SourceSection(BaseModel):
+class SourceSection(Section):
     """One data set: where it lies and how its rows are read."""
-
-    model_config = _STRICT
 
     path: str = Field(min_length=1)
     """A .json, .jsonl or .parquet file, a folder of them or saved by `datasets`, or a hub id."""
@@ -36,10 +33,8 @@ class SourceSection(BaseModel):
     """Passes over this source per epoch, above 0; 0.5 draws half of it, 2 shows it twice."""
 
 
-class EvaluationSection(BaseModel):
+class EvaluationSection(Section):
     """What is held out: a share of the training prompts, or data of its own."""
-
-    model_config = _STRICT
 
     fraction: float | None = Field(default=None, gt=0, lt=1)
     """Share of the records to hold out, in (0, 1); all records of a prompt go to the same side."""
@@ -63,10 +58,8 @@ class EvaluationSection(BaseModel):
         return self
 
 
-class DataSection(BaseModel):
+class DataSection(Section):
     """Which preferences are trained on, and what becomes of them before training."""
-
-    model_config = _STRICT
 
     sources: tuple[SourceSection, ...] = Field(min_length=1)
     """The data sets, at least one; several are mixed by their weights."""

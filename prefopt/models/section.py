@@ -3,19 +3,14 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_serializer, model_validator
+
+from prefopt.errors import UserError
+from prefopt.section import Section
 
 
-class ModelSection(BaseModel):
+class ModelSection(Section):
     """The policy to start from and its tokenizer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     path: str
     """A folder with a causal language model, or its id on the hub."""
@@ -41,10 +36,8 @@ class ModelSection(BaseModel):
     """Keep the model's dropout while training. Off: policy and reference agree before step 1."""
 
 
-class AdapterSection(BaseModel):
+class AdapterSection(Section):
     """A LoRA adapter to train instead of the weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     path: str | None = None
     """An adapter to go on training from; it brings its own shape, so the keys below stay away."""
@@ -67,8 +60,8 @@ class AdapterSection(BaseModel):
     def _shape_comes_from_one_place(self) -> "AdapterSection":
         given = sorted(self.model_fields_set - {"path"})
         if self.path is not None and given:
-            raise ValueError(
-                f"adapter.path brings the adapter's own shape; remove {', '.join(given)}"
+            raise UserError(
+                f"adapter.path brings the adapter's own shape. Remove {', '.join(given)}."
             )
         return self
 
@@ -79,10 +72,8 @@ class AdapterSection(BaseModel):
         return values if self.path is None else {"path": self.path}
 
 
-class ReferenceSection(BaseModel):
+class ReferenceSection(Section):
     """What log-ratios are measured against."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     path: str | None = None
     """Another model as reference: a folder or hub id with the policy's tokenizer. null: the policy

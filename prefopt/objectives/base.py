@@ -2,29 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, field_validator, model_serializer
+from pydantic import model_serializer
 from torch import Tensor
 
 from prefopt.errors import UserError, check_section, did_you_mean
+from prefopt.section import Section
 from prefopt.types import ObjectiveInputs, ObjectiveOutput
 
 Needs = Literal["preferred_pairs", "graded", "labels", "responses"]
 
 
-class Objective(BaseModel, ABC):
+class Objective(Section, ABC):
     """A frozen, checked set of hyper-parameters and the loss that they define.
 
     The fields are the recipe's `objective:` section. The class attributes are traits: the trainer
     reads them and never a name. There is no state; five tensors are enough to call one.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     name: ClassVar[str]
     """The name it is registered under."""
@@ -36,17 +33,6 @@ class Objective(BaseModel, ABC):
     `preferred_pairs`: a group whose responses all tie is not counted. `graded`: by value.
     `labels`: exactly 0 or 1, each response for itself. `responses`: scores only select, if at all.
     """
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: Any) -> Any:
-        """Pydantic alone would read `beta: true` as 1.0, and `length_normalized: 1` as true."""
-        annotation = cls.model_fields[info.field_name].annotation
-        if annotation is bool and not isinstance(value, bool):
-            raise ValueError("should be true or false")
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError("should not be true or false")
-        return value
 
     @model_serializer(mode="wrap")
     def _with_name(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -50,10 +50,10 @@ class WeightedSum(Objective):
     _weights: tuple[float, ...] = PrivateAttr()
 
     @model_validator(mode="after")
-    def _build_terms(self) -> "WeightedSum":
+    def _build_terms(self, info: Any) -> "WeightedSum":
         weights, objectives = [], []
         for i, term in enumerate(self.terms):
-            where = f"objective.terms.{i}"
+            where = f"{(info.context or {}).get('where', 'objective')}.terms.{i}"
             parameters = dict(term)
             weight = parameters.pop("weight", 1.0)
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)

@@ -1,12 +1,14 @@
 """What a recipe says of training: our own keys, and those of transformers.TrainingArguments."""
 
+import math
 import typing
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from prefopt.errors import UserError, did_you_mean
+from prefopt.section import Section
 
 _PLAN = "the step plan decides this; use training.groups_per_step and tokens_per_micro_batch"
 _NOT_OURS = "the objective and the data decide this; it would have no effect here"
@@ -59,7 +61,7 @@ REFUSED = {
 """Keys of TrainingArguments that would fight the plan or do nothing, and what to do instead."""
 
 
-class TrainingSection(BaseModel):
+class TrainingSection(Section):
     """How to train: our own keys, and those of transformers.TrainingArguments.
 
     The latter are checked as such:
@@ -67,7 +69,7 @@ class TrainingSection(BaseModel):
     gradient_checkpointing, eval_strategy, save_steps, logging_steps, report_to, seed, and so on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
 
     output_dir: Path
     """The run's folder: checkpoints, metrics, curves and the trained model."""
@@ -106,6 +108,13 @@ def _checked(key: str, value: Any) -> Any:
 
     if key in REFUSED:
         raise UserError(f"training.{key}: {REFUSED[key]}.")
+    if value is False and key.endswith("_strategy"):
+        # YAML reads an unquoted `no` as false.
+        value = "no"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"training.{key} should be a finite number, got {value}.")
+    if key == "learning_rate" and isinstance(value, int | float) and value < 0:
+        raise UserError(f"training.learning_rate should be 0 or more, got {value}.")
     hints = typing.get_type_hints(TrainingArguments)
     names = {name for name in hints if not name.startswith("_")} - set(REFUSED)
     if key not in names:
