@@ -11,7 +11,6 @@ import typer
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
-from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -133,14 +132,13 @@ def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | No
 
 
 def _check_vocabulary(policy: PreTrainedModel | PeftModel, data: PreparedData) -> None:
-    embeddings = policy.get_input_embeddings()
-    assert isinstance(embeddings, nn.Embedding)
+    num_embeddings = policy.config.get_text_config().vocab_size
     stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
     largest = max(store.largest_token for store in stores)
-    if largest >= embeddings.num_embeddings:
+    if largest >= num_embeddings:
         raise UserError(
             f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
-            f"{embeddings.num_embeddings} only. Use the tokenizer that the model was trained with."
+            f"{num_embeddings} only. Use the tokenizer that the model was trained with."
         )
 
 
