@@ -43,8 +43,9 @@ def run(output: Path, seed: int) -> None:
     save_start(output / "start", seed)
     write_jsonl(generate(_NUM_RECORDS, seed), output / "train.jsonl")
     console.print(
-        "The task: put six letters in order, vowels first. In the data one response of four does;"
-        "\nthe others forget the vowels. Gold is the share of letters in the right place.\n"
+        "The task: put six letters in order, vowels first. One response of four in the\n"
+        "data does; the others forget the vowels. Gold is the share of letters in the\n"
+        "right place.\n"
     )
     console.print("[bold]1. Imitate all responses[/bold] (nll), from random weights")
     _train(output, "sft", _sft_recipe(output, seed), console)
@@ -113,7 +114,8 @@ def _train(output: Path, name: str, recipe: dict[str, Any], console: Console) ->
     file = output / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     options = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
-    options += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "2", "--quiet"]
+    # A second thread gains nothing on so small a model, and loses much on a busy machine.
+    options += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--quiet"]
     command = ["-m", "prefopt", "train", str(file), "--overwrite"]
     console.print(f"   accelerate launch {' '.join(command)}")
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
