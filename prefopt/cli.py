@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -187,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _hush_imports() -> None:
-    """Drop two warnings that libraries print at import and that help nobody here."""
+    """Drop warnings of libraries about themselves, which help nobody here."""
+    warnings.filterwarnings("ignore", "`?is_gradient_checkpointing", FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: "Setting accelerator to CPU" not in record.getMessage()

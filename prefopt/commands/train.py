@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from prefopt.commands.before import check_apart, report_data
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.plan import StepPlan
 from prefopt.data.prepare import PreparedData, prepare_data
@@ -32,13 +33,19 @@ from prefopt.models.section import ReferenceSection
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.arguments import training_arguments
 from prefopt.train.callbacks import LogLastStep, MetricsFile
-from prefopt.train.checkpoint import METRICS_FILE, load_state, staging_folder
+from prefopt.train.checkpoint import (
+    METRICS_FILE,
+    a_full_disk_is_one_line,
+    facts_of_split,
+    load_state,
+    staging_folder,
+)
 from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.plots import plot_curves
 from prefopt.train.progress import ProgressReport
 from prefopt.train.run_folder import (
-    differences_of_machine,
+    differences_of_split,
     find_start,
     installed_versions,
     open_run,
@@ -47,6 +54,10 @@ from prefopt.train.steps import StepDataset, check_scores
 from prefopt.train.trainer import PreferenceTrainer
 
 Answer = TypeVar("Answer")
+
+# Log entries that describe the run, not the model.
+_NO_RESULTS = {"step", "epoch", "learning_rate", "tokens_per_second", "total_flos"}
+_NO_RESULTS |= {"train_runtime", "train_steps_per_second", "grad_norm"}
 
 
 def run(recipe_path: Path, overrides: Sequence[str], resume: str | None, overwrite: bool) -> None:
@@ -73,22 +84,27 @@ def train(
     if not sys.stderr.isatty():
         # In a log file every step of a bar is a line.
         transformers_logging.disable_progress_bar()
+    check_apart(recipe)
     check_model_sections(recipe.model, recipe.adapter, recipe.reference)
     arguments = training_arguments(
         recipe.training, has_evaluation=recipe.data.evaluation is not None
     )
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
-    check_scores(recipe.objective, data.train)
-    folder, resolved = recipe.training.output_dir, recipe.resolved()
+    num_counted = check_scores(recipe.objective, data.train)
+    folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
     checkpoint = _on_first_process(
-        arguments, lambda: find_start(folder, resolved, resume=resume, overwrite=overwrite)
+        arguments,
+        lambda: find_start(folder, resolved, fingerprints, resume=resume, overwrite=overwrite),
     )
+    if arguments.process_index == 0:
+        report_data(data, recipe.objective.name, num_counted)
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
     set_seed(arguments.seed)
     policy, reference = _models(recipe)
     _check_vocabulary(policy, data)
-    _on_first_process(arguments, lambda: open_run(folder, resolved, checkpoint))
+    _on_first_process(arguments, lambda: open_run(folder, resolved, fingerprints, checkpoint))
+    use_cache = policy.config.use_cache
     trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
@@ -100,11 +116,20 @@ def train(
         callbacks=_callbacks(recipe),
     )
     trainer.remove_callback(PrinterCallback)
+    # The Trainer switches the cache off for training, where scoring never uses it; a saved model
+    # that says so would generate slowly.
+    policy.config.use_cache = use_cache
     if checkpoint is not None:
         _go_on(trainer, checkpoint)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer, recipe, result.metrics)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with a_full_disk_is_one_line(recipe.training.output_dir / "model"):
+        _save(trainer, recipe)
     return trainer
+
+
+def _identity(data: PreparedData) -> dict[str, str]:
+    stores = {"train": data.train, "evaluation": data.evaluation}
+    return {name: store.fingerprint for name, store in stores.items() if store is not None}
 
 
 def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
@@ -112,7 +137,7 @@ def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
     trainer.window = LogWindow(**load_state(checkpoint)["window"])
     if trainer.is_world_process_zero():
         typer.echo(f"resuming from {checkpoint}")
-        for difference in differences_of_machine(checkpoint, trainer.args.world_size):
+        for difference in differences_of_split(checkpoint, facts_of_split(trainer)):
             typer.echo(f"resuming: {difference}; the last bits of the result may differ")
 
 
@@ -196,7 +221,7 @@ def _share(
     )
 
 
-def _save(trainer: PreferenceTrainer, recipe: Recipe, metrics: dict[str, float]) -> None:
+def _save(trainer: PreferenceTrainer, recipe: Recipe) -> None:
     """The trained model, whole, with tokenizer, curves and card, moved in when it is complete."""
     folder = recipe.training.output_dir
     staging = Path(staging_folder(str(folder))) / "model"
@@ -213,13 +238,22 @@ def _save(trainer: PreferenceTrainer, recipe: Recipe, metrics: dict[str, float])
         base_model=recipe.model.path,
         datasets=[source.path for source in recipe.data.sources],
         is_adapter=recipe.adapter is not None,
-        metrics=metrics,
+        metrics=_last_metrics(trainer),
         versions=installed_versions(),
     )
     for file in staging.iterdir():
         os.replace(file, folder / file.name)
     shutil.rmtree(staging.parent)
     plot_curves(folder / METRICS_FILE, folder / "curves.png")
+    typer.echo(f"model in {folder}, curves in {folder / 'curves.png'}")
+
+
+def _last_metrics(trainer: PreferenceTrainer) -> dict[str, float]:
+    """The newest value of every metric of training and evaluation."""
+    newest: dict[str, float] = {}
+    for line in trainer.state.log_history:
+        newest |= {name: value for name, value in line.items() if name not in _NO_RESULTS}
+    return newest
 
 
 def _on_first_process(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:

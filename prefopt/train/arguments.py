@@ -11,12 +11,23 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from prefopt.errors import UserError
+from prefopt.train.checks import (
+    LIBRARY_ERRORS,
+    as_one_line,
+    check_arguments,
+    check_evaluation,
+    check_processes,
+    strategies_of_steps,
+)
 from prefopt.train.section import TrainingSection
 
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 10,
     "save_strategy": "epoch",
     "report_to": "none",
+    # Every parameter takes part in every step, and the search for others costs a walk through the
+    # graph each time. A mixture of experts, where some get no token, needs true.
+    "ddp_find_unused_parameters": False,
 }
 
 # One data item is one optimiser step's share of a rank, so the Trainer's own batching is switched
@@ -42,12 +53,17 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
 
     Args:
         section: what the recipe says.
-        has_evaluation: evaluate every epoch unless the recipe says otherwise.
+        has_evaluation: evaluate every epoch unless the recipe says otherwise; without it, what
+            needs evaluations is refused.
 
     Raises:
-        UserError: for values that transformers refuses, or that exclude each other.
+        UserError: for values that transformers refuses, that exclude each other, or that would do
+            nothing.
     """
-    values = {**_DEFAULTS, **_in_new_words(section.arguments)}
+    given = section.arguments
+    check_evaluation(given, has_evaluation=has_evaluation)
+    check_processes(given)
+    values = {**_DEFAULTS, **_in_new_words(given), **strategies_of_steps(given)}
     if has_evaluation:
         values.setdefault("eval_strategy", "epoch")
     if section.early_stopping_patience is not None:
@@ -57,8 +73,9 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
         for tracker in get_reporting_integration_callbacks(values["report_to"]):
             tracker()
         arguments = TrainingArguments(output_dir=str(section.output_dir), **{**values, **_FIXED})
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise UserError(f"training: {str(error).splitlines()[0]}") from error
+    except LIBRARY_ERRORS as error:
+        raise UserError(f"training: {as_one_line(error)}") from error
+    check_arguments(arguments, given)
     _match_deepspeed(arguments)
     is_one_of_many = arguments.world_size > 1
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values and is_one_of_many:

@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 _STATE_FILE = "prefopt_state.json"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def staging_folder(run_folder: str) -> str:
@@ -46,26 +48,17 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
     """
     run_folder = run_folder_of(trainer.args)
     staging = Path(staging_folder(str(run_folder)))
-    name = f"checkpoint-{trainer.state.global_step}"
+    final = run_folder / f"checkpoint-{trainer.state.global_step}"
     if trainer.args.should_save:
         shutil.rmtree(staging, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    try:
+    with a_full_disk_is_one_line(final):
         save()
+        if trainer.state.best_global_step == trainer.state.global_step:
+            trainer.state.best_model_checkpoint = str(final)
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
-            _complete(trainer, staging / name, run_folder / name)
-    except Exception as error:
-        is_full = _disk_is_full(error, run_folder)
-        shutil.rmtree(staging, ignore_errors=True)
-        if is_full:
-            last = get_last_checkpoint(str(run_folder))
-            kept = f"The last good one is {last}. " if last else "There is none before it. "
-            raise UserError(
-                f"training.output_dir: no space left while saving {run_folder / name}. {kept}"
-                "Free some space, or lower training.save_total_limit, and go on with --resume."
-            ) from error
-        raise
+            _complete(trainer, staging / final.name, final)
     if trainer.args.should_save:
         rotate_checkpoints(
             output_dir=str(run_folder),
@@ -76,29 +69,57 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
     trainer.accelerator.wait_for_everyone()
 
 
+@contextmanager
+def a_full_disk_is_one_line(target: Path) -> Iterator[None]:
+    """Remove what is half-written below the run's staging folder, and say so if the disk is full.
+
+    Args:
+        target: what is being saved, in the run's folder.
+
+    Raises:
+        UserError: instead of whatever the writing library raises when there is no space.
+    """
+    folder = target.parent
+    try:
+        yield
+    except Exception as error:
+        is_full = _disk_is_full(error, folder)
+        shutil.rmtree(staging_folder(str(folder)), ignore_errors=True)
+        if not is_full:
+            raise
+        last = get_last_checkpoint(str(folder))
+        kept = f"The last good one is {last}. " if last else "There is no checkpoint before it. "
+        raise UserError(
+            f"training.output_dir: no space left while saving {target}. {kept}"
+            "Free some space, or lower training.save_total_limit, and go on with --resume."
+        ) from error
+
+
 def _complete(trainer: "PreferenceTrainer", written: Path, final: Path) -> None:
-    if trainer.state.best_global_step == trainer.state.global_step:
-        trainer.state.best_model_checkpoint = str(final)
     trainer.state.save_to_json(str(written / TRAINER_STATE_NAME))
     metrics = final.parent / METRICS_FILE
     state = {
         "window": asdict(trainer.window),
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
-        **machine_facts(trainer.accelerator.num_processes),
+        **facts_of_split(trainer),
     }
     (written / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-    for file in written.rglob("*"):
-        if file.is_file():
-            _fsync(file)
-    shutil.rmtree(final, ignore_errors=True)
+    for path in (*written.rglob("*"), written):
+        _fsync(path)
+    if final.exists():
+        os.replace(final, written.parent / "replaced")
     os.replace(written, final)
     _fsync(final.parent)
     shutil.rmtree(written.parent)
 
 
-def machine_facts(num_processes: int) -> dict[str, int]:
+def facts_of_split(trainer: "PreferenceTrainer") -> dict[str, int]:
     """What changes the last bits of a result: to resume exactly, these must stay as they are."""
-    return {"num_threads": torch.get_num_threads(), "num_processes": num_processes}
+    return {
+        "num_threads": torch.get_num_threads(),
+        "num_processes": trainer.accelerator.num_processes,
+        "tokens_per_micro_batch": trainer.tokens_per_micro_batch,
+    }
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -118,10 +139,11 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
-    # torch and safetensors report a failed write as an error of their own.
-    return shutil.disk_usage(folder).free < 2**20
+    # torch and safetensors report a failed write as errors of their own.
+    says_so = any(f"os error {code}" in str(error) for code in _NO_SPACE)
+    return says_so or shutil.disk_usage(folder).free < 2**20
 
 
 def _fsync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run's folder: whose it is, what is in it, and how a run goes on in it."""
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,12 @@ import yaml
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.errors import UserError
-from prefopt.train.checkpoint import METRICS_FILE, load_state, machine_facts
+from prefopt.train.checkpoint import METRICS_FILE, load_state
 
 RECIPE_FILE = "recipe.yaml"
 _VERSIONS_FILE = "versions.json"
+_DATA_FILE = "data.json"
+_MODEL_FILES = ("config.json", "adapter_config.json")
 _PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "deepspeed")
 
 MAY_CHANGE = (
@@ -23,19 +26,29 @@ MAY_CHANGE = (
     "training.run_name",
     "training.save_total_limit",
     "training.save_steps",
+    "training.logging_steps",
+    "training.tokens_per_micro_batch",
     "training.dataloader_num_workers",
+    "data.num_workers",
+    "data.cache_dir",
 )
-"""Keys that a resumed run may have changed, since no update depends on them."""
+"""Keys that a resumed run may have changed: an update depends on them by its last bits at most."""
 
 
 def find_start(
-    folder: Path, recipe: Mapping[str, Any], *, resume: str | None, overwrite: bool
+    folder: Path,
+    recipe: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    resume: str | None,
+    overwrite: bool,
 ) -> Path | None:
     """Where a run in the folder would go on; changes nothing.
 
     Args:
         folder: the run's folder.
         recipe: the resolved recipe.
+        data: fingerprints of the data, by name.
         resume: None starts a run; `auto` goes on from the newest checkpoint, or starts if there is
             none; a path goes on from that checkpoint.
         overwrite: `open_run` will remove what another run left there.
@@ -44,7 +57,8 @@ def find_start(
         The checkpoint to go on from, or None.
 
     Raises:
-        UserError: if the folder holds another run, is no folder, or the recipe has changed.
+        UserError: if the folder holds another run or is no folder, recipe or data have changed, or
+            there is nothing to go on from.
     """
     if resume is not None and overwrite:
         raise UserError("--resume and --overwrite exclude each other. Choose one.")
@@ -53,39 +67,59 @@ def find_start(
     if resume is None:
         _check_free(folder, overwrite=overwrite)
         return None
+    _check_free(folder, overwrite=True)
+    if not (folder / RECIPE_FILE).is_file():
+        return None
+    _check_same_run(folder, recipe, data)
     checkpoint = _checkpoint(folder, resume)
-    if checkpoint is None:
-        _check_free(folder, overwrite=True)
-    else:
-        _check_same_recipe(folder, recipe)
+    if checkpoint is None and any((folder / name).is_file() for name in _MODEL_FILES):
+        raise UserError(
+            f"--resume: the run in {folder} is finished and kept no checkpoint to go on from. "
+            "Replace it by --overwrite, or start a run in a new folder."
+        )
+    if checkpoint is not None and recipe["training"].get("save_only_model"):
+        raise UserError(
+            "--resume: with training.save_only_model, checkpoints hold no optimiser state to go "
+            "on from. Start a run from the checkpoint's model instead, in a new folder."
+        )
     return checkpoint
 
 
-def open_run(folder: Path, recipe: Mapping[str, Any], checkpoint: Path | None) -> None:
+def open_run(
+    folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any], checkpoint: Path | None
+) -> None:
     """Make the folder ready for a run, after `find_start` has found it fit.
 
     Args:
         folder: the run's folder; without a checkpoint, another run in it is removed.
         recipe: the resolved recipe.
+        data: fingerprints of the data, by name.
         checkpoint: where the run goes on, or None.
+
+    Raises:
+        UserError: if the folder cannot be written.
     """
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        _cut_metrics(folder, checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if checkpoint is not None:
+            _forget_after(folder, checkpoint)
+        elif folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"training.output_dir: cannot write {folder}: {error.strerror}.") from error
+    (folder / _DATA_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
     (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
     versions = json.dumps(installed_versions(), indent=2)
     (folder / _VERSIONS_FILE).write_text(versions + "\n", encoding="utf-8")
 
 
-def differences_of_machine(checkpoint: Path, num_processes: int) -> list[str]:
-    """What differs from the machine that wrote a checkpoint and so may change the last bits."""
+def differences_of_split(checkpoint: Path, facts: Mapping[str, int]) -> list[str]:
+    """What differs from the run that wrote a checkpoint and so may change the last bits."""
     stored = load_state(checkpoint)
     return [
         f"{name} was {stored[name]} and is {value}"
-        for name, value in machine_facts(num_processes).items()
+        for name, value in facts.items()
         if stored[name] != value
     ]
 
@@ -126,7 +160,7 @@ def _checkpoint(folder: Path, resume: str) -> Path | None:
     return None if newest is None else Path(newest)
 
 
-def _check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     stored = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     before, after = dict(_flat(stored)), dict(_flat(recipe))
     changed = [
@@ -138,6 +172,11 @@ def _check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
         raise UserError(
             f"--resume: the recipe is not the one that {folder} was started with: "
             f"{', '.join(changed)}. Put the old values back, or start a run in a new folder."
+        )
+    if json.loads((folder / _DATA_FILE).read_text(encoding="utf-8")) != dict(data):
+        raise UserError(
+            f"--resume: the data is not what {folder} was started with: its files or the tokenizer "
+            "have changed. Put them back, or start a run in a new folder."
         )
 
 
@@ -152,9 +191,19 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _cut_metrics(folder: Path, checkpoint: Path) -> None:
-    """Forget lines that a killed run logged after the checkpoint: they will be logged again."""
+def _forget_after(folder: Path, checkpoint: Path) -> None:
+    """Remove what a run left after the checkpoint: it will be trained and logged again."""
+    step = int(checkpoint.name.rpartition("-")[2])
+    for other in folder.glob("checkpoint-*"):
+        if int(other.name.rpartition("-")[2]) > step:
+            shutil.rmtree(other)
     metrics = folder / METRICS_FILE
+    num_bytes = load_state(checkpoint)["metrics_bytes"]
+    size = metrics.stat().st_size if metrics.exists() else 0
+    if size < num_bytes:
+        raise UserError(
+            f"--resume: {metrics} is shorter than when {checkpoint} was saved. "
+            "Put the file back, or start a run in a new folder."
+        )
     if metrics.exists():
-        with metrics.open("r+b") as file:
-            file.truncate(load_state(checkpoint)["metrics_bytes"])
+        os.truncate(metrics, num_bytes)

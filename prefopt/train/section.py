@@ -13,6 +13,7 @@ from prefopt.section import Section
 _PLAN = "the step plan decides this; use training.groups_per_step and tokens_per_micro_batch"
 _NOT_OURS = "the objective and the data decide this; it would have no effect here"
 _OWN_FOLDER = "prefopt writes its run folder itself; push the finished folder with `hf upload`"
+_LOADER = "the step plan loads whole steps itself; training.dataloader_num_workers has an effect"
 _FLAG = "say it on the command line: prefopt train RECIPE --resume"
 
 REFUSED = {
@@ -22,6 +23,11 @@ REFUSED = {
     "auto_find_batch_size": _PLAN,
     "train_sampling_strategy": "the step plan decides this; use training.shuffle and training.seed",
     "dataloader_drop_last": _PLAN,
+    "dataloader_pin_memory": _LOADER,
+    "dataloader_persistent_workers": _LOADER,
+    "dataloader_prefetch_factor": _LOADER,
+    "dataloader_multiprocessing_context": _LOADER,
+    "dataloader_in_order": _LOADER,
     "length_column_name": _PLAN,
     "group_by_length": _PLAN,
     "accelerator_config": _PLAN,
@@ -34,6 +40,10 @@ REFUSED = {
     "eval_accumulation_steps": _NOT_OURS,
     "eval_do_concat_batches": _NOT_OURS,
     "include_for_metrics": _NOT_OURS,
+    "eval_use_gather_object": _NOT_OURS,
+    "average_tokens_across_devices": "a step's denominators always count the groups of all ranks",
+    "torch_empty_cache_steps": "not supported; lower training.tokens_per_micro_batch instead",
+    "disable_tqdm": "progress is drawn on a terminal and left out of a log file",
     "include_num_input_tokens_seen": "tokens per second are always logged",
     "logging_nan_inf_filter": "a loss that is not finite stops the run",
     "restore_callback_states_from_checkpoint": "a resumed run always restores them",
@@ -44,6 +54,7 @@ REFUSED = {
     "torch_compile_backend": "not supported yet",
     "torch_compile_mode": "not supported yet",
     "use_liger_kernel": "not supported: the log-prob head replaces it",
+    "liger_kernel_config": "not supported: the log-prob head replaces it",
     "do_train": "prefopt train trains",
     "do_eval": "use training.eval_strategy",
     "do_predict": "there is nothing to predict",
@@ -59,6 +70,24 @@ REFUSED = {
     "hub_revision": _OWN_FOLDER,
 }
 """Keys of TrainingArguments that would fight the plan or do nothing, and what to do instead."""
+
+_OLD_NAMES = {
+    "warmup_ratio": "use training.warmup_steps, where a number below 1 such as 0.1 is a ratio",
+    "evaluation_strategy": "use training.eval_strategy",
+    "no_cuda": "use training.use_cpu",
+    "use_mps_device": "an accelerator is found by itself; training.use_cpu keeps off it",
+    "per_gpu_train_batch_size": _PLAN,
+    "per_gpu_eval_batch_size": _PLAN,
+    "save_safetensors": "weights are always saved as safetensors",
+    "half_precision_backend": "use training.bf16",
+    "max_length": "use data.max_length",
+    "beta": "use objective.beta",
+    "loss_type": "use objective.name",
+}
+"""Keys of older versions and of other trainers, and what to do instead."""
+
+_NOT_NEGATIVE = ("learning_rate", "seed", "data_seed", "dataloader_num_workers")
+_POSITIVE = ("num_train_epochs", "logging_steps", "save_steps", "eval_steps")
 
 
 class TrainingSection(Section):
@@ -113,11 +142,11 @@ def _checked(key: str, value: Any) -> Any:
         value = "no"
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"training.{key} should be a finite number, got {value}.")
-    if key == "learning_rate" and isinstance(value, int | float) and value < 0:
-        raise UserError(f"training.learning_rate should be 0 or more, got {value}.")
     hints = typing.get_type_hints(TrainingArguments)
     names = {name for name in hints if not name.startswith("_")} - set(REFUSED)
     if key not in names:
+        if key in _OLD_NAMES:
+            raise UserError(f"training.{key}: {_OLD_NAMES[key]}.")
         known = names | set(TrainingSection.model_fields)
         near = did_you_mean(key, known).split(" Known:")[0]
         if near.startswith("Known"):
@@ -126,7 +155,26 @@ def _checked(key: str, value: Any) -> Any:
     if isinstance(value, bool) and bool not in (*typing.get_args(hints[key]), hints[key]):
         raise UserError(f"training.{key} should be {hints[key]}, got {value}.")
     try:
-        return TypeAdapter(hints[key]).validate_python(value)
+        value = TypeAdapter(hints[key]).validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input ")
         raise UserError(f"training.{key} {message}, got {value!r}.") from None
+    _check_range(key, value)
+    return value
+
+
+def _check_range(key: str, value: Any) -> None:
+    """Refuse numbers that transformers takes, and then fails on or trains nothing with."""
+    if not isinstance(value, int | float):
+        return
+    should_be = ""
+    if key in _NOT_NEGATIVE and value < 0:
+        should_be = "0 or more"
+    elif key in _POSITIVE and value <= 0:
+        should_be = "greater than 0"
+    elif key == "max_steps" and value != -1 and value <= 0:
+        should_be = "greater than 0, or -1 to train for num_train_epochs"
+    elif key == "seed" and value >= 2**32:
+        should_be = "less than 2**32"
+    if should_be:
+        raise UserError(f"training.{key} should be {should_be}, got {value}.")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from prefopt.errors import UserError
 from prefopt.models.head import compare_with_plain_logits
 from prefopt.models.layout import token_logps
 from prefopt.models.reference import Reference
@@ -25,8 +26,11 @@ from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
 from prefopt.train.steps import StepDataset, StepShare, step_loader
 from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
 
+# Records that an error names.
+_NUM_NAMED = 8
 
-class NonFiniteLossError(ArithmeticError):
+
+class NonFiniteLossError(UserError):
     """A loss or gradient is NaN or infinite; nothing was updated with it."""
 
 
@@ -58,7 +62,7 @@ class PreferenceTrainer(Trainer):
         self._sums = StepSums()
         self._is_saving = False
         self._head_is_checked = False
-        self._last_log = time.perf_counter()
+        self._training_since: float | None = None
         self._num_tokens = 0
         self._step_losses: list[tuple[tuple[str, ...], Tensor]] = []
         super().__init__(
@@ -101,6 +105,8 @@ class PreferenceTrainer(Trainer):
             )
             self._head_is_checked = True
         model.train()
+        if self._training_since is None:
+            self._training_since = time.perf_counter()
         self._sums, self._step_losses = StepSums(), []
         for i, micro_batch in enumerate(inputs.micro_batches):
             is_last = i == len(inputs.micro_batches) - 1
@@ -159,6 +165,12 @@ class PreferenceTrainer(Trainer):
         return inputs, self.objective(inputs)
 
     @property
+    def tokens_per_micro_batch(self) -> int:
+        """The budget that splits steps."""
+        assert isinstance(self.train_dataset, StepDataset)
+        return self.train_dataset.tokens_per_micro_batch
+
+    @property
     def _is_deepspeed(self) -> bool:
         return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
@@ -209,14 +221,16 @@ class PreferenceTrainer(Trainer):
             for g in range(len(ids))
             if not torch.isfinite(losses[g])
         ]
-        found = ", ".join(f"{record} ({loss})" for record, loss in gather_object(bad)[:8])
+        found = ", ".join(f"{record} ({loss})" for record, loss in gather_object(bad)[:_NUM_NAMED])
         raise NonFiniteLossError(
             f"step {self.state.global_step + 1}: the loss is not finite; nothing was updated. "
             f"Records: {found}. Look at them with prefopt validate, or lower the learning rate."
         )
 
     def _records_of_step(self) -> str:
-        return ", ".join(record for ids, _ in self._step_losses for record in ids[:8])
+        records = gather_object([record for ids, _ in self._step_losses for record in ids])
+        more = ", ..." if len(records) > _NUM_NAMED else ""
+        return ", ".join(records[:_NUM_NAMED]) + more
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Move a micro-batch to the device and leave its dtypes alone, whatever the engine's."""
@@ -239,6 +253,7 @@ class PreferenceTrainer(Trainer):
 
         Every term of the loss has its own denominator over the whole set.
         """
+        began = time.perf_counter()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         assert isinstance(dataset, StepDataset)
         sums, coefficients = StepSums(), dict[str, float]()
@@ -266,6 +281,7 @@ class PreferenceTrainer(Trainer):
         metrics = {
             f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()
         }
+        self._pause(began)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -276,13 +292,15 @@ class PreferenceTrainer(Trainer):
         """Log; a training line gets the means over all groups since the last one."""
         if "learning_rate" in logs:
             num_tokens = self.window.sums.pop("num_tokens")
-            now = time.perf_counter()
+            assert self._training_since is not None
             logs = {**logs, **self.window.drain()}
-            logs["tokens_per_second"] = num_tokens / (now - self._last_log)
-            self._last_log = now
+            logs["tokens_per_second"] = num_tokens / (time.perf_counter() - self._training_since)
+            self._training_since = None
         if "train_loss" in logs:
             # The Trainer's own mean forgets the steps before a resume.
             logs["train_loss"] = self.window.total_loss / max(self.state.global_step, 1)
+            # It counts one sample a step.
+            logs.pop("train_samples_per_second")
         super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -295,4 +313,11 @@ class PreferenceTrainer(Trainer):
             super(PreferenceTrainer, self)._save_checkpoint(model, trial)
             self._is_saving = False
 
+        began = time.perf_counter()
         save_atomically(self, save)
+        self._pause(began)
+
+    def _pause(self, began: float) -> None:
+        """Leave the time since then out of tokens per second."""
+        if self._training_since is not None:
+            self._training_since += time.perf_counter() - began

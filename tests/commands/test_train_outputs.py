@@ -155,6 +155,7 @@ def test_nothing_but_the_run_is_left_in_its_folder(folder, full, lora):
         "README.md",
         "recipe.yaml",
         "versions.json",
+        "data.json",
         "metrics.jsonl",
         "curves.png",
         "checkpoint-1",

@@ -127,3 +127,43 @@ def test_the_mode_is_the_one_that_was_asked_for(trained, mode):
     assert facts["type"].endswith(kind)
     assert (facts["dtensors"] == facts["parameters"]) == (mode == "fsdp2")
     assert (facts["partitioned"] == facts["parameters"]) == (mode == "zero3")
+
+
+@pytest.mark.slow
+def test_the_best_model_is_loaded_on_every_process(folder):
+    recipe = folder / "best.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "model": {"path": str(folder / "model")},
+                "data": {
+                    "sources": [{"path": str(folder / "pairs.jsonl")}],
+                    "evaluation": {"num_groups": 5},
+                    "cache_dir": str(folder / "cache"),
+                },
+                "objective": {"name": "nll", "of": "all"},
+                "training": {
+                    "output_dir": str(folder / "best"),
+                    "groups_per_step": 7,
+                    "max_steps": 3,
+                    # Every step makes it worse, so the first checkpoint is the best.
+                    "learning_rate": 3.0,
+                    "lr_scheduler_type": "constant",
+                    "logging_steps": 1,
+                    "eval_strategy": "steps",
+                    "eval_steps": 1,
+                    "save_strategy": "steps",
+                    "save_steps": 1,
+                    "load_best_model_at_end": True,
+                    "metric_for_best_model": "eval_loss",
+                },
+            }
+        )
+    )
+
+    launch("zero2", "-m", "prefopt", "train", recipe)
+
+    lines = (folder / "best" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["eval_loss"] for line in lines if "eval_loss" in json.loads(line)]
+    best = folder / "best" / f"checkpoint-{1 + losses.index(min(losses))}"
+    assert torch.equal(_weights(folder / "best"), _weights(best))

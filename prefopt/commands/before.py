@@ -1,0 +1,64 @@
+"""What a run checks and says before any weight is loaded."""
+
+from pathlib import Path
+
+import typer
+
+from prefopt.config import Recipe
+from prefopt.data.prepare import PreparedData
+from prefopt.data.summary import SourceSummary
+from prefopt.errors import UserError
+
+
+def check_apart(recipe: Recipe) -> None:
+    """Refuse a run folder that holds what the run reads: replacing the run would remove it.
+
+    Raises:
+        UserError: naming the key of what lies in the folder.
+    """
+    folder = recipe.training.output_dir.resolve()
+    for key, path in _inputs(recipe).items():
+        if path is not None and folder in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise UserError(
+                f"training.output_dir: {recipe.training.output_dir} holds {key}, {path}. "
+                "Give the run a folder of its own."
+            )
+
+
+def _inputs(recipe: Recipe) -> dict[str, str | Path | None]:
+    data, evaluation = recipe.data, recipe.data.evaluation
+    held_out = () if evaluation is None or evaluation.sources is None else evaluation.sources
+    sources = {f"data.sources.{i}.path": source.path for i, source in enumerate(data.sources)}
+    sources |= {
+        f"data.evaluation.sources.{i}.path": source.path for i, source in enumerate(held_out)
+    }
+    return {
+        "model.path": recipe.model.path,
+        "model.tokenizer": recipe.model.tokenizer,
+        "adapter.path": recipe.adapter.path if recipe.adapter else None,
+        "reference.path": recipe.reference.path if recipe.reference else None,
+        "data.cache_dir": data.cache_dir,
+        **sources,
+    }
+
+
+def report_data(data: PreparedData, objective_name: str, num_counted: int) -> None:
+    """Say in a few lines what is trained on, and what is not and why."""
+    summary = data.summary
+    for source in (*summary.sources, *summary.evaluation_sources):
+        typer.echo(_line(source))
+    for note in summary.notes:
+        typer.echo(f"! {note}")
+    held_out = "" if data.evaluation is None else f", {len(data.evaluation):,} held out"
+    typer.echo(
+        f"{objective_name} learns from {num_counted:,} of {len(data.train):,} records{held_out}"
+    )
+
+
+def _line(source: SourceSummary) -> str:
+    parts = [f"{source.rows:,} rows", f"{source.records:,} records"]
+    if source.invalid:
+        parts.append(f"{sum(source.invalid.values()):,} invalid rows dropped")
+    if source.too_long:
+        parts.append(f"{source.too_long:,} too long and dropped")
+    return f"{source.path} ({source.format}): {', '.join(parts)}"

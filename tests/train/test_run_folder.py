@@ -1,0 +1,130 @@
+"""A run's folder: nothing of value is lost, and a run goes on only where it can."""
+
+import json
+import shutil
+
+import pytest
+
+from prefopt.commands.train import train
+from prefopt.errors import UserError
+from prefopt.train.run_folder import find_start, open_run
+from tests.support.runs import logged, recipe, run
+from tests.support.tiny import save_tiny_model, write_pairs
+
+SAVES = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_tiny_model(tmp_path / "model")
+    write_pairs(tmp_path / "pairs.jsonl", 12)
+    return tmp_path
+
+
+def test_resuming_a_finished_run_without_checkpoints_keeps_its_model(folder):
+    run(folder)
+    before = (folder / "run" / "model.safetensors").read_bytes()
+
+    with pytest.raises(UserError, match="finished and kept no checkpoint"):
+        run(folder, resume="auto")
+
+    assert (folder / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_where_nothing_was_started_starts(folder):
+    trainer = run(folder, resume="auto")
+
+    assert trainer.state.global_step == 2
+
+
+def test_resuming_with_other_data_is_refused(folder):
+    run(folder, training=SAVES)
+    write_pairs(folder / "pairs.jsonl", 11)
+
+    with pytest.raises(UserError, match="the data is not what"):
+        run(folder, training=SAVES, resume="auto")
+
+
+def test_resuming_with_another_token_budget_is_allowed_and_said(folder, capsys):
+    run(folder, training={**SAVES, "tokens_per_micro_batch": 1000})
+    shutil.rmtree(folder / "run" / "checkpoint-6")
+
+    run(folder, training={**SAVES, "tokens_per_micro_batch": 100}, resume="auto")
+
+    assert "tokens_per_micro_batch was 1000 and is 100" in capsys.readouterr().out
+
+
+def test_resuming_from_an_older_checkpoint_forgets_the_later_ones(folder):
+    trainer = run(folder, training=SAVES)
+    losses = logged(trainer, "loss")
+    older = folder / "run" / "checkpoint-2"
+
+    # What open_run does before the first step: a run that dies now must leave a folder to go on in.
+    open_run(folder / "run", recipe(folder, training=SAVES).resolved(), {}, older)
+
+    assert sorted(path.name for path in (folder / "run").glob("checkpoint-*")) == ["checkpoint-2"]
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == losses[:2]
+
+
+def test_checkpoints_without_optimiser_state_are_not_resumed(folder):
+    only_model = {**SAVES, "save_only_model": True}
+    run(folder, training=only_model)
+
+    with pytest.raises(UserError, match="save_only_model"):
+        run(folder, training=only_model, resume="auto")
+
+
+def test_a_shortened_metrics_file_is_refused(folder):
+    run(folder, training=SAVES)
+    (folder / "run" / "metrics.jsonl").write_text("")
+
+    with pytest.raises(UserError, match="is shorter than when"):
+        run(folder, training=SAVES, resume="auto")
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "source", "adapter"])
+def test_a_run_folder_must_not_hold_what_the_run_reads(folder, key):
+    sections = {
+        "cache_dir": {"data": {"cache_dir": str(folder / "run" / "cache")}},
+        "source": {"data": {"sources": [{"path": str(folder / "run" / "pairs.jsonl")}]}},
+        "adapter": {"adapter": {"path": str(folder / "run")}},
+    }[key]
+
+    with pytest.raises(UserError, match=r"training.output_dir: .* holds"):
+        train(recipe(folder, **sections), overwrite=True)
+
+
+def test_nothing_is_changed_by_looking(folder):
+    values = recipe(folder).resolved()
+
+    assert find_start(folder / "new", values, {}, resume=None, overwrite=False) is None
+    assert not (folder / "new").exists()
+
+
+def test_a_saved_model_generates_with_its_cache(folder):
+    run(folder)
+
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["use_cache"] is True
+
+
+def test_a_run_says_what_it_learns_from(folder, capsys):
+    run(folder, data={"max_length": 14, "evaluation": {"num_groups": 1}})
+
+    said = capsys.readouterr().out
+    assert "pairs.jsonl (pairs): 12 rows, 12 records" in said
+    assert "too long and dropped" in said
+    assert "1 held out" in said
+    assert "model in" in said
+
+
+def test_the_model_card_shows_the_results(folder):
+    run(
+        folder,
+        data={"evaluation": {"num_groups": 2}},
+        training={"eval_strategy": "steps", "eval_steps": 2},
+    )
+
+    card = (folder / "run" / "README.md").read_text()
+    assert all(name in card for name in ("eval_loss", "rewards/margins", "rewards/accuracies"))
