@@ -11,27 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from prefopt.errors import UserError
 from prefopt.models.head import compare_with_plain_logits
 from prefopt.models.layout import token_logps
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.checkpoint import save_atomically, staging_folder
+from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
 from prefopt.train.steps import StepDataset, StepShare, step_loader
 from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
-
-# Records that an error names.
-_NUM_NAMED = 8
-
-
-class NonFiniteLossError(UserError):
-    """A loss or gradient is NaN or infinite; nothing was updated with it."""
 
 
 class PreferenceTrainer(Trainer):
@@ -64,7 +57,7 @@ class PreferenceTrainer(Trainer):
         self._head_is_checked = False
         self._training_since: float | None = None
         self._num_tokens = 0
-        self._step_losses: list[tuple[tuple[str, ...], Tensor]] = []
+        self._guard = StepGuard()
         super().__init__(
             model=model,
             args=args,
@@ -107,7 +100,7 @@ class PreferenceTrainer(Trainer):
         model.train()
         if self._training_since is None:
             self._training_since = time.perf_counter()
-        self._sums, self._step_losses = StepSums(), []
+        self._sums, self._guard = StepSums(), StepGuard()
         for i, micro_batch in enumerate(inputs.micro_batches):
             is_last = i == len(inputs.micro_batches) - 1
             self.accelerator.gradient_state._set_sync_gradients(is_last)
@@ -146,7 +139,7 @@ class PreferenceTrainer(Trainer):
         self._sums.add("loss:sum", loss)
         self._sums.add("non_finite", (~torch.isfinite(loss)).sum())
         self._sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
-        self._step_losses.append((batch.ids, output.losses.detach()))
+        self._guard.losses.append((batch.ids, output.losses.detach()))
         return loss
 
     def _objective_of(
@@ -192,7 +185,7 @@ class PreferenceTrainer(Trainer):
     def _read_sums(self, packed: list[float]) -> None:
         sums = self._sums.read(packed)
         if sums.pop("non_finite") > 0:
-            self._stop_on_non_finite_loss()
+            self._guard.stop_on_loss(self.state.global_step + 1)
         self._sums.values["loss:sum"] = torch.tensor(sums["loss:sum"], device=self.args.device)
         self.window.add({**sums, "loss:count": 1.0, "num_tokens": float(self._num_tokens)})
 
@@ -207,30 +200,8 @@ class PreferenceTrainer(Trainer):
             *packed, norm = torch.cat([self._packed, whole.double().reshape(1)]).tolist()
             self._read_sums(packed)
         if not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"step {self.state.global_step + 1}: the gradient norm is {norm}, in a step whose "
-                f"loss is finite. Records of the step: {self._records_of_step()}. "
-                "Lower training.learning_rate, or train in float32."
-            )
+            self._guard.stop_on_gradient(self.state.global_step + 1, norm)
         return norm
-
-    def _stop_on_non_finite_loss(self) -> None:
-        bad = [
-            (ids[g], losses[g].item())
-            for ids, losses in self._step_losses
-            for g in range(len(ids))
-            if not torch.isfinite(losses[g])
-        ]
-        found = ", ".join(f"{record} ({loss})" for record, loss in gather_object(bad)[:_NUM_NAMED])
-        raise NonFiniteLossError(
-            f"step {self.state.global_step + 1}: the loss is not finite; nothing was updated. "
-            f"Records: {found}. Look at them with prefopt validate, or lower the learning rate."
-        )
-
-    def _records_of_step(self) -> str:
-        records = gather_object([record for ids, _ in self._step_losses for record in ids])
-        more = ", ..." if len(records) > _NUM_NAMED else ""
-        return ", ".join(records[:_NUM_NAMED]) + more
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Move a micro-batch to the device and leave its dtypes alone, whatever the engine's."""

@@ -14,7 +14,7 @@ import prefopt.commands.train as train_command
 from prefopt.errors import UserError
 from prefopt.objectives.base import Needs
 from prefopt.objectives.dpo import DPO
-from prefopt.train.trainer import NonFiniteLossError
+from prefopt.train.guard import NonFiniteLossError
 from prefopt.types import ObjectiveInputs, ObjectiveOutput
 from tests.support.runs import logged, run
 from tests.support.tiny import save_tiny_model, write_lists, write_pairs
