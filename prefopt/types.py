@@ -222,7 +222,7 @@ class ObjectiveOutput:
     rewards: Float[Tensor, "G K"]
     """Implicit reward of each response, detached, 0 in unused slots."""
     metrics: Mapping[str, Float[Tensor, " G"]]
-    """Further numbers per group, detached."""
+    """Further numbers per group, detached; NaN where a group defines none."""
     terms: Mapping[str, Term] | None = None
 
     def all_terms(self) -> Mapping[str, Term]:

@@ -96,6 +96,23 @@ def test_an_unknown_key_gets_the_nearest_name(minimal: Path, override: str, mess
         ("training.learning_rate=fast", r"^training\.learning_rate should be a valid number, "),
         ("training.learning_rate=true", r"^training\.learning_rate should be .*, got True\.$"),
         ("training.max_steps=2.5", r"^training\.max_steps should be a valid integer"),
+        ("training.max_steps=0", r"^training\.max_steps should be greater than 0, or -1 to train"),
+        ("training.max_steps=-2", r"^training\.max_steps should be greater than 0, .*, got -2\.$"),
+        ("training.num_train_epochs=0", r"^training\.num_train_epochs should be greater than 0"),
+        ("training.logging_steps=0", r"^training\.logging_steps should be greater than 0, got 0"),
+        ("training.save_steps=-1", r"^training\.save_steps should be greater than 0, got -1"),
+        ("training.eval_steps=0", r"^training\.eval_steps should be greater than 0, got 0"),
+        ("training.learning_rate=-1e-6", r"^training\.learning_rate should be 0 or more, got -1e"),
+        ("training.seed=-1", r"^training\.seed should be 0 or more, got -1\.$"),
+        (
+            "training.seed=4294967296",
+            r"^training\.seed should be less than 2\*\*32, got 4294967296",
+        ),
+        ("training.data_seed=-1", r"^training\.data_seed should be 0 or more, got -1\.$"),
+        (
+            "training.dataloader_num_workers=-1",
+            r"^training\.dataloader_num_workers should be 0 or more, got -1\.$",
+        ),
     ],
 )
 def test_a_wrong_type_or_range_says_what_was_got(minimal: Path, override: str, message: str):
@@ -121,11 +138,39 @@ def test_a_training_argument_that_cannot_take_effect_is_refused(minimal: Path, k
         ("fp16", "bf16"),
         ("resume_from_checkpoint", "--resume"),
         ("overwrite_output_dir", "--overwrite"),
+        ("dataloader_pin_memory", "training.dataloader_num_workers"),
+        ("torch_empty_cache_steps", "training.tokens_per_micro_batch"),
     ],
 )
 def test_a_refused_key_names_the_right_one(minimal: Path, key: str, right_key: str):
     with pytest.raises(UserError, match=right_key):
         load_recipe(minimal, [f"training.{key}=1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "right_key"),
+    [
+        ("warmup_ratio", "training.warmup_steps, where a number below 1 such as 0.1 is a ratio"),
+        ("evaluation_strategy", "training.eval_strategy"),
+        ("no_cuda", "training.use_cpu"),
+        ("per_gpu_train_batch_size", "training.groups_per_step"),
+        ("max_length", "data.max_length"),
+        ("beta", "objective.beta"),
+        ("loss_type", "objective.name"),
+    ],
+)
+def test_a_key_of_old_names_the_one_of_today(minimal: Path, key: str, right_key: str):
+    with pytest.raises(UserError, match=rf"^training\.{key}: ") as error:
+        load_recipe(minimal, [f"training.{key}=1"])
+
+    assert right_key in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["max_steps=-1", "seed=0", "save_steps=0.5", "eval_steps=null"]
+)
+def test_numbers_at_the_edge_of_their_range_are_taken(minimal: Path, override: str):
+    assert load_recipe(minimal, [f"training.{override}"]).training.arguments
 
 
 def test_an_override_replaces_and_adds(minimal: Path):

@@ -2,35 +2,48 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import typer
+import yaml
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from prefopt.errors import UserError
+from prefopt.models.section import ModelSection
 from prefopt.models.tokenizer import first_line
+from prefopt.train.run_folder import RECIPE_FILE
 
 
 def run(run_folder: Path, output: Path) -> None:
     """Write the merged model, with its tokenizer, to a new folder.
+
+    The base is loaded as the run's recipe says: dtype, revision and whether to run its own code.
+    An adapter without recipe is merged into the base as it was saved.
 
     Args:
         run_folder: a finished LoRA run, or one of its checkpoints.
         output: a folder that does not exist yet, or is empty.
 
     Raises:
-        UserError: if there is no adapter, its base model is gone or another one, or the output
-            exists or cannot be written; then nothing is left at the output.
+        UserError: if there is no adapter, its base model is gone or another one, the recipe beside
+            it is broken, or the output exists or cannot be written; then nothing is left there.
     """
+    if not sys.stderr.isatty():
+        # In a log file every step of a bar is a line.
+        transformers_logging.disable_progress_bar()
     _check_folders(run_folder, output)
+    section = _model_section(run_folder)
+    trust_remote_code = section is not None and section.trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(run_folder)
+        tokenizer = AutoTokenizer.from_pretrained(run_folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{run_folder}: no tokenizer beside the adapter. {first_line(error)}"
         ) from error
-    base = _base_model(run_folder)
+    base = _base_model(run_folder, section)
     try:
         merged = PeftModel.from_pretrained(base, run_folder).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -66,11 +79,32 @@ def _check_folders(run_folder: Path, output: Path) -> None:
         raise UserError(f"{output} is not empty. Give a new folder.")
 
 
-def _base_model(run_folder: Path) -> PreTrainedModel:
+def _model_section(run_folder: Path) -> ModelSection | None:
+    """What the run's recipe says of its model; None for an adapter that came without a recipe."""
+    is_checkpoint = run_folder.resolve().name.startswith("checkpoint-")
+    folders = [run_folder, run_folder.resolve().parent] if is_checkpoint else [run_folder]
+    file = next((f / RECIPE_FILE for f in folders if (f / RECIPE_FILE).is_file()), None)
+    if file is None:
+        return None
+    try:
+        return ModelSection.model_validate(yaml.safe_load(file.read_text("utf-8"))["model"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{file}: cannot be read as the recipe of this run. Put it back as it was, or remove "
+            f"it to merge into the base as saved. {first_line(error)}"
+        ) from error
+
+
+def _base_model(run_folder: Path, section: ModelSection | None) -> PreTrainedModel:
     config = PeftConfig.from_pretrained(str(run_folder))
     path = config.base_model_name_or_path
     try:
-        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, revision=config.revision)
+        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=config.revision if section is None else section.revision,
+            dtype="auto" if section is None else section.dtype,
+            trust_remote_code=section is not None and section.trust_remote_code,
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"{run_folder}: its base model {path} cannot be loaded. Put it back, or correct "

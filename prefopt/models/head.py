@@ -7,7 +7,8 @@ and ranks with different numbers of tiles stay in step.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ def install_logp_head(model: PreTrainedModel) -> None:
             f"model.path: {type(model).__name__} has no output projection that could be scored. "
             "Choose a causal language model."
         )
-    _replace_forward(head, partial(_head_forward, head, _logit_transform(model)))
-    _replace_forward(model, partial(_model_forward, model))
+    scored = partial(_head_forward, transform=_logit_transform(model))
+    vars(head)["forward"] = _ForwardWithTargets(head, scored)
+    vars(model)["forward"] = _ForwardWithTargets(model, _model_forward)
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -47,7 +49,8 @@ def check_head(model: PreTrainedModel) -> None:
     """
     way_out = "leave it out of adapter.target_modules and adapter.modules_to_save."
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or "forward" not in vars(head):
+    installed = isinstance(vars(head).get("forward"), _ForwardWithTargets)
+    if not isinstance(head, nn.Linear) or not installed:
         raise UserError(
             "adapter: the output projection cannot carry an adapter or be trained beside one; "
             f"{way_out}"
@@ -104,16 +107,27 @@ def head_deviation(model: nn.Module, input_ids: Int[Tensor, "1 L"]) -> Float[Ten
         return deviation
 
 
-def _replace_forward(module: nn.Module, scored: Callable[..., Tensor]) -> None:
-    plain = module.forward
+class _ForwardWithTargets:
+    """A module's own forward that scores where `targets` are given.
 
-    @wraps(plain)
-    def forward(*args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
+    An object and no closure, so that a deep copy or a pickle of the module holds one that is bound
+    to the copy and computes with the copy's weights.
+    """
+
+    def __init__(self, module: nn.Module, scored: Callable[..., Tensor]) -> None:
+        self.module = module
+        self.plain = module.forward
+        self.scored = scored
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """What inspect.signature looks at, and with it peft, transformers and accelerate."""
+        return self.plain
+
+    def __call__(self, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
         if targets is None:
-            return plain(*args, **kwargs)
-        return scored(*args, targets=targets, **kwargs)
-
-    module.forward = forward
+            return self.plain(*args, **kwargs)
+        return self.scored(self.module, *args, targets=targets, **kwargs)
 
 
 def _model_forward(
@@ -139,10 +153,10 @@ def _model_forward(
 
 def _head_forward(
     head: nn.Linear,
-    transform: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "N H"],
     *,
     targets: Int[Tensor, " N"],
+    transform: "_LogitTransform",
 ) -> Float[Tensor, " N"]:
     def project(tile: Tensor) -> Tensor:
         return transform(nn.functional.linear(tile, head.weight, head.bias))
@@ -150,16 +164,23 @@ def _head_forward(
     return tiled_target_logps(hidden, targets, project, tokens_per_tile(head.weight.shape[0]))
 
 
-def _logit_transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LogitTransform:
     """What some architectures do to logits after the projection."""
+
+    scale: float
+    softcap: float | None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def _logit_transform(model: PreTrainedModel) -> _LogitTransform:
     config = model.config.get_text_config()
-    softcap = getattr(config, "final_logit_softcapping", None)
     factor = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
-
-    def transform(logits: Tensor) -> Tensor:
-        if factor != 1.0 or divisor != 1.0:
-            logits = logits * (factor / divisor)
-        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-    return transform
+    return _LogitTransform(
+        scale=factor / divisor, softcap=getattr(config, "final_logit_softcapping", None)
+    )

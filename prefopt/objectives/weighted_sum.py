@@ -4,8 +4,9 @@ Paper: a form in wide use, such as DPO + NLL of Pang et al., 2024, arxiv.org/abs
 Formula: sum over terms of weight * loss of the term
 
 Each term is averaged over the groups that *it* counts, so a group that one term ignores does not
-dilute the other. A group is counted if any term counts it. The rewards, and with them the logged
-accuracies and margins, are those of the first term.
+dilute the other. A group is counted if any term counts it, and a term's metrics are defined where
+that term counts it. The rewards, and with them the logged accuracies and margins, are those of the
+first term.
 """
 
 import math
@@ -77,8 +78,8 @@ class WeightedSum(Objective):
         metrics: dict[str, torch.Tensor] = {}
         for i, (name, weight, output) in enumerate(zip(names, self._weights, outputs, strict=True)):
             label = name if names.count(name) == 1 else f"{i}.{name}"
-            metrics |= {f"{label}/{key}": value for key, value in output.metrics.items()}
-            metrics[f"{label}/loss"] = output.losses.detach()
+            for key, value in {**output.metrics, "loss": output.losses.detach()}.items():
+                metrics[f"{label}/{key}"] = value.masked_fill(~output.counted, math.nan)
             for key, term in output.all_terms().items():
                 terms[f"{i}.{name}.{key}"] = Term(
                     losses=term.losses, weight=term.weight, coefficient=weight * term.coefficient

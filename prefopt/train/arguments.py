@@ -74,7 +74,8 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
             tracker()
         arguments = TrainingArguments(output_dir=str(section.output_dir), **{**values, **_FIXED})
     except LIBRARY_ERRORS as error:
-        raise UserError(f"training: {as_one_line(error)}") from error
+        line = as_one_line(error)
+        raise UserError(line if line.startswith("training.") else f"training: {line}") from error
     check_arguments(arguments, given)
     _match_deepspeed(arguments)
     is_one_of_many = arguments.world_size > 1

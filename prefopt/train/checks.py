@@ -5,7 +5,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
@@ -53,10 +53,11 @@ _LONGEST = 400
 def as_one_line(error: BaseException) -> str:
     """An error's whole message in one line that ends in a full stop and names keys as recipes do.
 
-    The command-line flags that transformers speaks of, `--save_steps`, become `training.save_steps`.
+    A flag that transformers speaks of, such as `--save_steps`, becomes `training.save_steps`.
     """
     words = " ".join(str(error).split()) or type(error).__name__
     words = re.sub(r"(?<![\w-])--(?=[a-z])", "training.", words)
+    words = re.sub(r"\b[A-Z]\w+Strategy\.([A-Z]+)", lambda found: found[1].lower(), words)
     words = textwrap.shorten(words, _LONGEST, placeholder=" ...")
     return words if words.endswith((".", "!", "?")) else f"{words}."
 
@@ -194,7 +195,7 @@ def _try_optimizer(arguments: TrainingArguments) -> torch.optim.Optimizer:
 
 
 def _try_scheduler(arguments: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
-    name, kwargs = word(arguments.lr_scheduler_type), arguments.lr_scheduler_kwargs
+    name, kwargs = word(arguments.lr_scheduler_type), cast(Any, arguments.lr_scheduler_kwargs)
     key = "lr_scheduler_kwargs" if kwargs else "lr_scheduler_type"
     if kwargs and name in _WITHOUT_SCHEDULER_KWARGS:
         raise UserError(

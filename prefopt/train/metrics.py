@@ -18,7 +18,8 @@ def group_metrics(
     """Values per group, and where they mean something; names are those of TRL.
 
     `chosen` is the best-scored response and `rejected` the worst-scored one; responses that share a
-    place are averaged. `accuracies` is the share of preferred pairs that rewards put in order.
+    place are averaged. `accuracies` is the share of preferred pairs that rewards put in order. An
+    objective's own metric means something where the group is counted and the metric is not NaN.
     """
     scores, where, rewards = inputs.scores, inputs.where, output.rewards
     logps = inputs.policy_logps.detach()
@@ -38,7 +39,8 @@ def group_metrics(
         "logps/rejected": (masked_mean(logps, worst), ranked),
         "logps/mean": (masked_mean(logps, where), alone),
     }
-    return metrics | {name: (value, output.counted) for name, value in output.metrics.items()}
+    own = {name: (value, output.counted & ~value.isnan()) for name, value in output.metrics.items()}
+    return metrics | own
 
 
 @dataclass(slots=True)

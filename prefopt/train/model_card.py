@@ -36,7 +36,6 @@ def write_model_card(
     is_adapter: bool,
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
-    citation: str | None = None,
 ) -> None:
     """Write README.md beside the weights; nothing is looked up on a network.
 
@@ -49,7 +48,6 @@ def write_model_card(
         is_adapter: True if the folder holds a peft adapter and not a whole model.
         metrics: final values by name.
         versions: of Python and of the packages that the result depends on.
-        citation: the objective's paper, in one line.
     """
     tags = ["prefopt", objective_name, "preference-optimization"]
     data = ModelCardData(
@@ -73,8 +71,6 @@ def write_model_card(
         "## Versions",
         "\n".join(f"- {name} {version}" for name, version in versions.items()),
     ]
-    if citation is not None:
-        paragraphs += ["## Objective", citation]
     ModelCard("\n\n".join(paragraphs) + "\n").save(folder / "README.md")
 
 

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from unittest.mock import patch
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,6 +90,98 @@ def test_the_merged_model_loads_without_peft(folder, tmp_path):
     assert result.returncode == 0, result.stderr
     base = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert int(result.stdout) == sum(p.numel() for p in base.parameters())
+
+
+def recipe_says(run_folder, **model):
+    """Change the model section of a run's recipe."""
+    file = run_folder / "recipe.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    recipe["model"] |= model
+    file.write_text(yaml.safe_dump(recipe))
+
+
+def base_is_bfloat16(folder, tmp_path):
+    """The same base, saved in bfloat16 after the run."""
+    base = AutoModelForCausalLM.from_pretrained(folder / "model").bfloat16()
+    base.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def base_is(path, run_folder):
+    for file in run_folder.rglob("adapter_config.json"):
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps({**config, "base_model_name_or_path": str(path)}))
+
+
+@pytest.mark.parametrize("checkpoint", [".", "checkpoint-1"])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float32", torch.float32), ("auto", torch.bfloat16), (None, torch.bfloat16)],
+    ids=["float32", "auto", "no-recipe"],
+)
+def test_the_merged_model_has_the_dtype_of_the_run(
+    folder, moved, tmp_path, checkpoint, dtype, expected
+):
+    base_is(base_is_bfloat16(folder, tmp_path), moved)
+    if dtype is None:
+        (moved / "recipe.yaml").unlink()
+    else:
+        recipe_says(moved, dtype=dtype)
+
+    merge.run(moved / checkpoint, tmp_path / "merged")
+
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert {parameter.dtype for parameter in merged.parameters()} == {expected}
+
+
+def test_a_base_with_code_of_its_own_is_merged_if_the_run_trusted_it(folder, moved, tmp_path):
+    base = shutil.copytree(folder / "model", tmp_path / "base")
+    (base / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n"
+        "    model_type = 'own'\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n"
+        "    config_class = OwnConfig\n"
+    )
+    config = json.loads((base / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    config |= {"model_type": "own", "auto_map": auto_map, "architectures": ["OwnForCausalLM"]}
+    (base / "config.json").write_text(json.dumps(config))
+    base_is(base, moved)
+
+    assert "cannot be loaded" in refusal(moved, tmp_path / "merged")
+
+    recipe_says(moved, trust_remote_code=True)
+    merge.run(moved, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True)
+    assert type(merged).__name__ == "OwnForCausalLM"
+
+
+def test_the_base_is_loaded_at_the_revision_of_the_run(folder, moved, tmp_path):
+    recipe_says(moved, revision="v1.2")
+
+    with patch.object(
+        AutoModelForCausalLM, "from_pretrained", side_effect=OSError("stop")
+    ) as loaded:
+        refusal(moved, tmp_path / "merged")
+
+    assert loaded.call_args.kwargs["revision"] == "v1.2"
+
+
+def test_a_broken_recipe_is_named(moved, tmp_path):
+    (moved / "recipe.yaml").write_text("model: [")
+    assert "recipe.yaml: cannot be read as the recipe" in refusal(moved, tmp_path / "merged")
+
+    (moved / "recipe.yaml").write_text("model: {path: x, dtype: float17}")
+    assert "recipe.yaml: cannot be read as the recipe" in refusal(moved, tmp_path / "merged")
+    assert leaves_nothing(tmp_path / "merged")
+
+
+def test_a_log_file_gets_no_progress_bars(folder, tmp_path):
+    result = run_python("-m", "prefopt", "merge", folder / "lora", tmp_path / "merged")
+
+    assert result.returncode == 0, result.stderr
+    assert "%" not in result.stderr
 
 
 def test_an_empty_output_folder_is_taken(folder, tmp_path):

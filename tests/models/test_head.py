@@ -1,5 +1,10 @@
 """The log-prob head: exact for every architecture that it knows, and found out where it is not."""
 
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -162,6 +167,65 @@ def test_without_targets_the_model_behaves_as_before(config: PreTrainedConfig):
             for model in (scored, plain)
         ]
     assert torch.equal(*written)
+
+
+def scores(model: nn.Module) -> torch.Tensor:
+    """Log-probs of the tokens after the first."""
+    ids = tokens()
+    return model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        predictors=torch.arange(ids.shape[1] - 1),
+        targets=ids[0, 1:],
+    )
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "gemma2", "phi"])
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["full", "lora"])
+def test_a_copy_computes_with_its_own_weights(
+    name: str, copied: Callable[[nn.Module], nn.Module], is_adapted: bool
+):
+    model = model_of(CONFIGURATIONS[name])
+    install_logp_head(model)
+    model = with_lora(model) if is_adapted else model
+    before = scores(model).detach()
+
+    other = copied(model)
+    assert torch.equal(scores(other), before)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+
+    assert torch.equal(scores(model), before)
+    assert (scores(other) - before).abs().max() > 1e-3
+    # Its plain logits are its own as well.
+    assert head_deviation(other, tokens()) < 1e-12
+    scores(other).sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_copy_has_the_head_that_is_checked():
+    model = model_of(CONFIGURATIONS["llama"])
+    install_logp_head(model)
+
+    check_head(copy.deepcopy(model))
+    check_head(pickled(model))
+
+    model.get_output_embeddings().forward = lambda hidden: hidden
+    with pytest.raises(UserError, match=r"^adapter: the output projection cannot carry"):
+        check_head(model)
+
+
+def test_the_signature_is_that_of_the_model():
+    plain, scored = model_of(CONFIGURATIONS["llama"]), model_of(CONFIGURATIONS["llama"])
+    install_logp_head(scored)
+
+    assert inspect.signature(scored.forward) == inspect.signature(plain.forward)
 
 
 def test_a_projection_in_bfloat16_gives_float32_log_probs():

@@ -65,7 +65,7 @@ def test_padding_a_group_changes_nothing(objective: Objective, absurd: float):
     )
 
     losses, gradient = losses_and_gradient(objective, padded)
-    output = objective(padded)
+    output, bare = objective(padded), objective(inputs)
 
     bare_losses, bare_gradient = losses_and_gradient(objective, inputs)
     torch.testing.assert_close(losses, bare_losses, rtol=1e-12, atol=1e-12)
@@ -73,9 +73,11 @@ def test_padding_a_group_changes_nothing(objective: Objective, absurd: float):
     torch.testing.assert_close(gradient[:, middle], bare_gradient, rtol=1e-12, atol=1e-12)
     assert (gradient[~where] == 0).all()
     assert (output.rewards[~where] == 0).all()
-    torch.testing.assert_close(output.rewards[:, middle], objective(inputs).rewards)
-    assert torch.equal(output.counted, objective(inputs).counted)
-    assert all(torch.isfinite(values).all() for values in output.metrics.values())
+    torch.testing.assert_close(output.rewards[:, middle], bare.rewards)
+    assert torch.equal(output.counted, bare.counted)
+    # NaN says that a group does not define the metric, and is where it was without padding.
+    torch.testing.assert_close(dict(output.metrics), dict(bare.metrics), equal_nan=True)
+    assert not any(torch.isinf(values).any() for values in output.metrics.values())
 
 
 @EVERY
@@ -201,6 +203,17 @@ def test_a_group_counts_exactly_if_it_adds_to_a_denominator(objective: Objective
     weights = [term.weight for term in output.all_terms().values()]
     assert torch.equal(output.counted, torch.stack(weights).sum(dim=0) > 0)
     assert (output.losses[~output.counted] == 0).all()
+
+
+@EVERY
+def test_a_metric_is_a_number_where_every_part_counts_the_group(objective: Objective):
+    inputs = random_inputs(objective.needs, num_groups=12)
+    counted = torch.stack([part(inputs).counted for part in parts(objective)])
+
+    metrics = objective(inputs).metrics
+
+    assert all(torch.isfinite(values[counted.all(dim=0)]).all() for values in metrics.values())
+    assert all(values[counted.any(dim=0)].isfinite().any() for values in metrics.values())
 
 
 @EVERY

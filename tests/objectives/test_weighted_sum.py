@@ -1,5 +1,6 @@
 """weighted_sum: its terms keep their own weights, denominators and traits."""
 
+import math
 from importlib import import_module
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from prefopt.errors import UserError
 from prefopt.objectives import Objective, build
 from prefopt.objectives.weighted_sum import WeightedSum
+from prefopt.train.metrics import StepSums, group_metrics, means_of
 from prefopt.types import ObjectiveInputs
 from tests.objectives.helpers import (
     gradients_are_exact,
@@ -74,6 +76,37 @@ def test_a_group_that_one_term_ignores_does_not_dilute_that_term():
     dpo = build({"name": "dpo", "beta": 0.5})(pair).losses.item()
     assert loss.item() == pytest.approx(dpo / 1 + 0.2 * (10 + 6) / 2, rel=1e-12)
     assert split.item() == pytest.approx(loss.item(), rel=1e-12)
+
+
+def test_a_term_logs_its_loss_over_the_groups_that_it_counts():
+    # One pair, policy = reference: DPO is log 2. One tie, which says nothing to DPO.
+    inputs = inputs_of(
+        [[-10.0, -30.0], [-6.0, -6.0]], [[-10.0, -30.0], [-6.0, -6.0]], [[1, 0], [1, 1]]
+    )
+    output = build(IRPO)(inputs)
+
+    sums = StepSums()
+    sums.add_groups(group_metrics(inputs, output))
+    means = means_of(sums.read(sums.pack().tolist()))
+
+    assert output.counted.tolist() == [True, True]
+    assert output.metrics["dpo/loss"].isnan().tolist() == [False, True]
+    assert means["dpo/loss"] == pytest.approx(math.log(2), rel=1e-12)
+    assert means["nll/loss"] == pytest.approx((10 + 6) / 2, rel=1e-12)
+
+
+def test_metrics_of_a_sum_inside_a_sum_keep_their_groups():
+    inputs = inputs_of(
+        [[-10.0, -30.0], [-6.0, -6.0]], [[-10.0, -30.0], [-6.0, -6.0]], [[1, 0], [1, 1]]
+    )
+
+    metrics = build({"name": "weighted_sum", "terms": [IRPO]})(inputs).metrics
+
+    assert {name: values.isnan().tolist() for name, values in metrics.items()} == {
+        "weighted_sum/dpo/loss": [False, True],
+        "weighted_sum/nll/loss": [False, False],
+        "weighted_sum/loss": [False, False],
+    }
 
 
 def test_a_term_keeps_its_denominator_of_tokens():

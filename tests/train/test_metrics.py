@@ -126,6 +126,19 @@ def test_an_objectives_own_metrics_are_averaged_over_the_groups_that_it_counts()
     assert logged(metrics)["own"] == 3.0
 
 
+def test_a_metric_is_averaged_over_the_groups_that_define_it():
+    metrics = metrics_of(
+        [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]],
+        [[1, 0], [1, 0], [1, 0]],
+        extra={"own": [3.0, math.nan, 5.0], "never": [math.nan] * 3},
+    )
+
+    means = logged(metrics)
+
+    assert means["own"] == 4.0
+    assert "never" not in means
+
+
 def test_metrics_carry_no_gradient():
     metrics = metrics_of([[0.5, -0.25]], [[1, 0]])
 

@@ -71,13 +71,12 @@ def test_the_recipe_comes_back_from_the_card(tmp_path: Path):
     assert yaml.safe_load(block) == RECIPE
 
 
-def test_title_metrics_versions_and_citation_are_shown(tmp_path: Path):
-    text = card(tmp_path, citation="Author, Title, 2023").text
+def test_title_metrics_and_versions_are_shown(tmp_path: Path):
+    text = card(tmp_path).text
 
     assert "# first\n" in text
     assert "| train_loss | 0.5123 |" in text
-    assert "- torch 2.13.0" in text
-    assert text.rstrip().endswith("## Objective\n\nAuthor, Title, 2023")
+    assert text.rstrip().endswith("## Versions\n\n- torch 2.13.0")
 
 
 def test_a_run_without_metrics_has_no_empty_table(tmp_path: Path):
