@@ -159,11 +159,15 @@ def merge(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", show_default=False, help="Folder to write, new.")
     ],
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that lies with the base model."),
+    ] = False,
 ) -> None:
     """Write a model whose weights contain the adapter of a run."""
     from prefopt.commands import merge as command
 
-    command.run(run, output)
+    command.run(run, output, trust_remote_code)
 
 
 @app.command()

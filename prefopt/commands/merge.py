@@ -17,15 +17,17 @@ from prefopt.models.tokenizer import first_line
 from prefopt.train.run_folder import RECIPE_FILE
 
 
-def run(run_folder: Path, output: Path) -> None:
+def run(run_folder: Path, output: Path, trust_remote_code: bool = False) -> None:
     """Write the merged model, with its tokenizer, to a new folder.
 
-    The base is loaded as the run's recipe says: dtype, revision and whether to run its own code.
+    The base is loaded in the dtype and revision that the run's recipe says. Whether to run code that
+    lies with it is the caller's word alone: the folder may be a stranger's.
     An adapter without recipe is merged into the base as it was saved.
 
     Args:
         run_folder: a finished LoRA run, or one of its checkpoints.
         output: a folder that does not exist yet, or is empty.
+        trust_remote_code: run Python code that lies with the base model.
 
     Raises:
         UserError: if there is no adapter, its base model is gone or another one, the recipe beside
@@ -36,14 +38,13 @@ def run(run_folder: Path, output: Path) -> None:
         transformers_logging.disable_progress_bar()
     _check_folders(run_folder, output)
     section = _model_section(run_folder)
-    trust_remote_code = section is not None and section.trust_remote_code
     try:
         tokenizer = AutoTokenizer.from_pretrained(run_folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{run_folder}: no tokenizer beside the adapter. {first_line(error)}"
         ) from error
-    base = _base_model(run_folder, section)
+    base = _base_model(run_folder, section, trust_remote_code)
     try:
         merged = PeftModel.from_pretrained(base, run_folder).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -95,7 +96,9 @@ def _model_section(run_folder: Path) -> ModelSection | None:
         ) from error
 
 
-def _base_model(run_folder: Path, section: ModelSection | None) -> PreTrainedModel:
+def _base_model(
+    run_folder: Path, section: ModelSection | None, trust_remote_code: bool
+) -> PreTrainedModel:
     config = PeftConfig.from_pretrained(str(run_folder))
     path = config.base_model_name_or_path
     try:
@@ -103,7 +106,7 @@ def _base_model(run_folder: Path, section: ModelSection | None) -> PreTrainedMod
             path,
             revision=config.revision if section is None else section.revision,
             dtype="auto" if section is None else section.dtype,
-            trust_remote_code=section is not None and section.trust_remote_code,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise UserError(

@@ -134,7 +134,9 @@ def test_the_merged_model_has_the_dtype_of_the_run(
     assert {parameter.dtype for parameter in merged.parameters()} == {expected}
 
 
-def test_a_base_with_code_of_its_own_is_merged_if_the_run_trusted_it(folder, moved, tmp_path):
+def test_a_base_with_code_of_its_own_is_merged_only_if_the_caller_trusts_it(
+    folder, moved, tmp_path
+):
     base = shutil.copytree(folder / "model", tmp_path / "base")
     (base / "own.py").write_text(
         "from transformers import LlamaConfig, LlamaForCausalLM\n"
@@ -149,10 +151,10 @@ def test_a_base_with_code_of_its_own_is_merged_if_the_run_trusted_it(folder, mov
     (base / "config.json").write_text(json.dumps(config))
     base_is(base, moved)
 
+    recipe_says(moved, trust_remote_code=True)
     assert "cannot be loaded" in refusal(moved, tmp_path / "merged")
 
-    recipe_says(moved, trust_remote_code=True)
-    merge.run(moved, tmp_path / "merged")
+    merge.run(moved, tmp_path / "merged", trust_remote_code=True)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True)
     assert type(merged).__name__ == "OwnForCausalLM"
 
