@@ -20,9 +20,9 @@ from prefopt.train.run_folder import RECIPE_FILE
 def run(run_folder: Path, output: Path, trust_remote_code: bool = False) -> None:
     """Write the merged model, with its tokenizer, to a new folder.
 
-    The base is loaded in the dtype and revision that the run's recipe says. Whether to run code that
-    lies with it is the caller's word alone: the folder may be a stranger's.
-    An adapter without recipe is merged into the base as it was saved.
+    The base is loaded in the dtype and revision that the run's recipe says. Whether to run code
+    that lies with it is the caller's word alone: the folder may be a stranger's. An adapter
+    without recipe is merged into the base as it was saved.
 
     Args:
         run_folder: a finished LoRA run, or one of its checkpoints.
