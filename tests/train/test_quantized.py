@@ -14,9 +14,8 @@ pytest.importorskip("bitsandbytes")
 TRAINING = {
     "max_steps": 6,
     "learning_rate": 5e-3,
-    "save_strategy": "steps",
-    "save_steps": 3,
 }
+SAVES = {"save_strategy": "steps", "save_steps": 3}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -31,7 +30,7 @@ def folder(tmp_path_factory):
 
 def train(folder, output, dtype, **options):
     model = {"path": str(folder / "model"), "dtype": dtype, "quantization": "nf4"}
-    return run(folder, output, model=model, adapter=LORA, training=TRAINING, **options)
+    return run(folder, output, model=model, adapter=LORA, training={**TRAINING, **SAVES}, **options)
 
 
 def plain_four_bit_base(folder, dtype):
@@ -102,7 +101,7 @@ def test_it_learns_as_on_the_same_weights_in_float32(folder, trained, tmp_path):
     base = plain_four_bit_base(folder, "float32")
     base.dequantize().save_pretrained(tmp_path / "model")
     character_tokenizer().save_pretrained(tmp_path / "model")
-    training = {**TRAINING, "save_strategy": "no"}
+    training = TRAINING
 
     plain = run(
         folder,
@@ -134,7 +133,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder, trained):
 def test_recomputed_activations_change_no_loss(folder, trained, tmp_path):
     dtype, _, _, losses = trained
     model = {"path": str(folder / "model"), "dtype": dtype, "quantization": "nf4"}
-    training = {**TRAINING, "save_strategy": "no", "gradient_checkpointing": True}
+    training = {**TRAINING, "gradient_checkpointing": True}
 
     again = run(folder, str(tmp_path / "run"), model=model, adapter=LORA, training=training)
 
