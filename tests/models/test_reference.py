@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 def save_gpt2(path):
-    """A model with dropout of all kinds, of half of everything."""
+    """A model with dropout of all kinds."""
     tokenizer = character_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer),

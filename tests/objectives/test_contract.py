@@ -16,6 +16,7 @@ from prefopt.objectives import Objective, build, registered, weigh
 from prefopt.types import ObjectiveInputs
 from tests.objectives.helpers import (
     cast,
+    gradients_are_exact,
     inputs_of,
     losses_and_gradient,
     one_by_one,
@@ -160,6 +161,18 @@ def test_very_unlikely_responses_stay_finite(
     assert torch.isfinite(losses).all()
     assert torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
+
+
+@EVERY
+def test_gradients_are_those_of_finite_differences(objective: Objective):
+    inputs = inputs_of(
+        [[-1.0, -3.5, -2.0], [-3.0, -2.0, -2.5]],
+        [[-2.0, -3.0, -1.0], [-4.0, -1.0, -2.0]],
+        [[2, 1, 0], [1, 1, 0]],
+        num_tokens=[[3, 5, 2], [1, 4, 6]],
+    )
+
+    assert gradients_are_exact(objective, inputs)
 
 
 @EVERY

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from prefopt.objectives import Objective, build
 from prefopt.types import ObjectiveInputs
-from tests.objectives.helpers import gradients_are_exact, inputs_of, losses_and_gradient
+from tests.objectives.helpers import inputs_of, losses_and_gradient
 
 CASES = [
+    {"name": "dpo", "beta": 0.7, "label_smoothing": 0.1},
     {"name": "dpo"},
     {"name": "dpo", "beta": 0.5, "label_smoothing": 0.2},
     {"name": "dpo", "beta": 2.0, "length_normalized": True},
@@ -126,14 +127,3 @@ def test_a_list_costs_the_mean_over_its_preferred_pairs():
     expected = -(math.log(sigmoid(2.0)) + math.log(sigmoid(0.5))) / 2
     assert output.losses.item() == pytest.approx(expected, rel=1e-12)
     assert output.counted.tolist() == [True]
-
-
-def test_gradients_are_those_of_finite_differences():
-    objective = build({"name": "dpo", "beta": 0.7, "label_smoothing": 0.1})
-    inputs = inputs_of(
-        [[-1.0, -3.5, -2.0], [-3.0, -2.0, -2.5]],
-        [[-2.0, -3.0, -1.0], [-4.0, -1.0, -2.0]],
-        [[2, 1, 0], [1, 1, 0]],
-    )
-
-    assert gradients_are_exact(objective, inputs)

@@ -13,7 +13,6 @@ from prefopt.objectives.weighted_sum import WeightedSum
 from prefopt.train.metrics import StepSums, group_metrics, means_of
 from prefopt.types import ObjectiveInputs
 from tests.objectives.helpers import (
-    gradients_are_exact,
     inputs_of,
     losses_and_gradient,
     one_by_one,
@@ -190,15 +189,3 @@ def test_a_weight_is_a_finite_number_above_0(weight: object):
 def test_an_error_in_a_term_names_its_place(terms: list[object], message: str):
     with pytest.raises(UserError, match=message):
         build({"name": "weighted_sum", "terms": terms})
-
-
-def test_gradients_are_those_of_finite_differences():
-    inputs = inputs_of(
-        [[-1.0, -3.5, -2.0], [-3.0, -2.0, -2.5]],
-        [[-2.0, -3.0, -1.0], [-4.0, -1.0, -2.0]],
-        [[2, 1, 0], [1, 1, 0]],
-        num_tokens=[[3, 5, 2], [1, 4, 6]],
-    )
-
-    for section in CASES:
-        assert gradients_are_exact(build(section), inputs)
