@@ -39,3 +39,14 @@ class LogLastStep(TrainerCallback):
         """Ask for a log line."""
         if state.global_step >= state.max_steps:
             control.should_log = True
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Ask for one also where training stops early; no step is logged twice."""
+        if control.should_training_stop:
+            control.should_log = True

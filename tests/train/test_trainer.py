@@ -157,10 +157,14 @@ def test_training_stops_early_when_evaluation_gets_no_better(folder):
             "eval_strategy": "steps",
             "eval_steps": 1,
             "early_stopping_patience": 2,
+            "logging_steps": 2,
         },
     )
 
     assert trainer.state.global_step == 3
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    logs = [json.loads(line) for line in lines]
+    assert [log["step"] for log in logs if "learning_rate" in log] == [2, 3]
 
 
 def test_the_best_model_is_kept_at_the_end(folder):
