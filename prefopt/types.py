@@ -154,11 +154,16 @@ class TokenInputs:
     """Weights given by the data."""
     top_logps: Float[Tensor, "N k"] | None = None
     """The k + 1 highest log-probs of each position, with gradient."""
+    """0 for tokens of responses that the objective does not ask it for."""
     top_ids: Int[Tensor, "N k"] | None = None
+    """Their tokens, most likely first."""
     reference_kl: Float[Tensor, " N"] | None = None
-    """KL(reference || policy) over the vocabulary at each position, in nats, with gradient."""
+    """KL(reference || policy) over the vocabulary at each position, in nats, with gradient; 0 for
+    tokens of responses that the objective does not ask it for."""
     noise: Float[Tensor, " N"] | None = None
     """Uniform in [0, 1), keyed by seed, step, record and position: no split changes a draw."""
+    differs: Bool[Tensor, " N"] | None = None
+    """True where a token of the best response is not in the worst one, and the other way round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +183,28 @@ class ObjectiveInputs:
     tokens: TokenInputs | None = None
     step_statistics: Float[Tensor, "S C"] | None = None
     """Statistics of all groups of the step, for coupled objectives; None: this call is the step."""
+
+    def token_inputs(self) -> TokenInputs:
+        """The tokens.
+
+        Raises:
+            ValueError: if none were given.
+        """
+        if self.tokens is None:
+            raise ValueError(
+                "this objective reads single tokens; "
+                "set needs_tokens = True on the objective and pass tokens."
+            )
+        return self.tokens
+
+    def sum_over_tokens(self, per_token: Float[Tensor, " N"]) -> Float[Tensor, "G K"]:
+        """Sums of per-token values over each response, 0 in unused slots."""
+        slots = self.token_inputs().response
+        # Sums of integers come out the same in any order, and so does a sum over segments.
+        num_slots = self.where.numel()
+        lengths = slots.new_zeros(num_slots).index_add(0, slots, torch.ones_like(slots))
+        sums = torch.segment_reduce(per_token, "sum", lengths=lengths, unsafe=True)
+        return sums.view_as(self.where)
 
     def log_ratios(self) -> Float[Tensor, "G K"]:
         """Log pi(y|x) - log pi_ref(y|x) per response, in nats; 0 in unused slots.

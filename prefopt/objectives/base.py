@@ -11,9 +11,25 @@ from torch import Tensor
 
 from prefopt.errors import UserError, check_section, did_you_mean
 from prefopt.section import Section
-from prefopt.types import ObjectiveInputs, ObjectiveOutput
+from prefopt.types import ObjectiveInputs, ObjectiveOutput, TokenInputs
 
 Needs = Literal["preferred_pairs", "graded", "labels", "responses"]
+
+
+class _Decided:
+    def __init__(self, of: Callable[[Any], Any]) -> None:
+        self.of = of
+
+    def __get__(self, owner: "Objective | None", cls: type) -> Any:
+        return self if owner is None else self.of(owner)
+
+
+def decided_by(of: Callable[[Any], Any]) -> Any:
+    """A trait that an objective's parameters decide, such as `decided_by(lambda o: o.k + 1)`.
+
+    On the class itself it is no value: only an objective that was built knows.
+    """
+    return _Decided(of)
 
 
 class Objective(Section, ABC):
@@ -33,6 +49,25 @@ class Objective(Section, ABC):
     `preferred_pairs`: a group whose responses all tie is not counted. `graded`: by value.
     `labels`: exactly 0 or 1, each response for itself. `responses`: scores only select, if at all.
     """
+    score_range: ClassVar[tuple[float, float] | None] = None
+    """The scores that the loss is defined for, both ends included; None: any finite number."""
+    needs_tokens: ClassVar[bool] = False
+    """True if the loss reads single tokens: `inputs.tokens` is then there."""
+    needs_token_weights: ClassVar[bool] = False
+    """True if the loss reads `tokens.weights`, which the data must give."""
+    num_top_logits: ClassVar[int] = 0
+    """How many of the most likely tokens of a position `tokens.top_logps` holds; 0: none.
+
+    Where it is above 0, `tokens.noise` is there too.
+    """
+    needs_reference_distribution: ClassVar[bool] = False
+    """True if the loss reads `tokens.reference_kl`, the KL over the whole vocabulary."""
+    needs_diff: ClassVar[bool] = False
+    """True if the loss reads `tokens.differs`."""
+    couples_groups: ClassVar[bool] = False
+    """True if a group's loss depends on `statistic` of all groups of the step."""
+    mismatches_responses: ClassVar[bool] = False
+    """True if `statistic` is that of prompts with the responses of another group of the step."""
 
     @model_serializer(mode="wrap")
     def _with_name(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -41,6 +76,23 @@ class Objective(Section, ABC):
     @abstractmethod
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """Losses of G groups, unreduced."""
+
+    def statistic(self, inputs: ObjectiveInputs) -> Float[Tensor, "G C"]:
+        """What the other groups of the step must know of each group, if the loss couples them."""
+        raise NotImplementedError(f"{self.name} does not couple groups")
+
+    def responses_with_statistics(
+        self, scores: Float[Tensor, "G K"], where: Bool[Tensor, "G K"]
+    ) -> Bool[Tensor, "G K"]:
+        """The responses whose tokens need `top_logps` or `reference_kl`; 0 stands for the others'.
+
+        These take a look at the whole vocabulary, so the fewer the faster.
+        """
+        return where
+
+    def warning(self, scores: Float[Tensor, "G K"], where: Bool[Tensor, "G K"]) -> str | None:
+        """What a user should know before training on such scores, in one line; usually nothing."""
+        return None
 
 
 Registered = TypeVar("Registered", bound=type[Objective])
@@ -93,10 +145,13 @@ def weigh(
 ) -> ObjectiveOutput:
     """What the objective says of groups before any model has seen them.
 
-    Weights and `counted` depend on data alone, so log-probs of 0 give them exactly: every
-    denominator of a step is known before its first backward pass.
+    Weights and `counted` depend on data alone, so log-probs of 0 give them exactly, and tokens need
+    not be there: every denominator of a step is known before its first backward pass.
     """
     nothing = torch.zeros_like(scores)
+    no_tokens = nothing.new_zeros(0)
+    no_ids = torch.zeros(0, dtype=torch.int64, device=scores.device)
+    num_top = objective.num_top_logits
     with torch.no_grad():
         return objective(
             ObjectiveInputs(
@@ -105,5 +160,17 @@ def weigh(
                 num_tokens=num_tokens,
                 scores=scores,
                 where=where,
+                tokens=TokenInputs(
+                    policy_logps=no_tokens,
+                    reference_logps=no_tokens,
+                    response=no_ids,
+                    labels=no_ids,
+                    weights=no_tokens,
+                    top_logps=no_tokens.new_zeros(0, num_top),
+                    top_ids=no_ids.new_zeros(0, num_top),
+                    reference_kl=no_tokens,
+                    noise=no_tokens,
+                    differs=no_ids.bool(),
+                ),
             )
         )

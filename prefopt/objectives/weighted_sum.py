@@ -11,38 +11,51 @@ first term.
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field, PrivateAttr, model_validator
+from torch import Tensor
 
 from prefopt.errors import UserError
-from prefopt.objectives.base import Needs, Objective, build, register
+from prefopt.objectives.base import Needs, Objective, build, decided_by, register
 from prefopt.types import ObjectiveInputs, ObjectiveOutput, Term
 
+_STRICTEST_FIRST: tuple[Needs, ...] = ("labels", "graded", "preferred_pairs", "responses")
 
-class _Trait:
-    """A trait that the terms decide; of the class itself it has the base's value."""
 
-    def __init__(self, name: str, strictest_first: Sequence[Any]) -> None:
-        self.name = name
-        self.strictest_first = strictest_first
+def _any(trait: str) -> Any:
+    return decided_by(lambda owner: any(getattr(term, trait) for term in owner.objectives))
 
-    def __get__(self, owner: "WeightedSum | None", cls: type) -> Any:
-        if owner is None:
-            return self.strictest_first[-1]
-        asked = [getattr(term, self.name) for term in owner.objectives]
-        return next(value for value in self.strictest_first if value in asked)
+
+def _strictest(terms: Sequence[Objective]) -> Needs:
+    return min((term.needs for term in terms), key=_STRICTEST_FIRST.index)
+
+
+def _intersection(terms: Sequence[Objective]) -> tuple[float, float] | None:
+    ranges = [term.score_range for term in terms if term.score_range is not None]
+    return (max(r[0] for r in ranges), min(r[1] for r in ranges)) if ranges else None
 
 
 @register("weighted_sum")
 class WeightedSum(Objective):
     """Several objectives at once."""
 
-    needs_reference: ClassVar[bool] = cast(bool, _Trait("needs_reference", (True, False)))
-    needs: ClassVar[Needs] = cast(
-        Needs, _Trait("needs", ("labels", "graded", "preferred_pairs", "responses"))
+    needs: ClassVar[Needs] = decided_by(lambda owner: _strictest(owner.objectives))
+    score_range: ClassVar[tuple[float, float] | None] = decided_by(
+        lambda owner: _intersection(owner.objectives)
     )
+    needs_reference: ClassVar[bool] = _any("needs_reference")
+    needs_tokens: ClassVar[bool] = _any("needs_tokens")
+    needs_token_weights: ClassVar[bool] = _any("needs_token_weights")
+    num_top_logits: ClassVar[int] = decided_by(
+        lambda owner: max(term.num_top_logits for term in owner.objectives)
+    )
+    needs_reference_distribution: ClassVar[bool] = _any("needs_reference_distribution")
+    needs_diff: ClassVar[bool] = _any("needs_diff")
+    couples_groups: ClassVar[bool] = _any("couples_groups")
+    mismatches_responses: ClassVar[bool] = _any("mismatches_responses")
 
     terms: list[dict[str, Any]] = Field(min_length=1)
     """Objectives with a `weight` each (default 1), such as {name: nll, of: best, weight: 0.2}."""
@@ -63,12 +76,42 @@ class WeightedSum(Objective):
             weights.append(float(weight))
             objectives.append(build(parameters, where=where))
         self._weights, self._objectives = tuple(weights), tuple(objectives)
+        if len(self._coupled()) > 1:
+            names = " and ".join(term.name for term in self._coupled())
+            raise UserError(
+                f"objective.terms: {names} each need statistics of the whole step, and a step "
+                "gathers one set. Keep one of them."
+            )
         return self
+
+    def _coupled(self) -> list[Objective]:
+        return [term for term in self._objectives if term.couples_groups]
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """The terms' objectives, in order."""
         return self._objectives
+
+    def statistic(self, inputs: ObjectiveInputs) -> Float[Tensor, "G C"]:
+        """That of the one term that couples groups."""
+        coupled = self._coupled()
+        return coupled[0].statistic(inputs) if coupled else super().statistic(inputs)
+
+    def responses_with_statistics(
+        self, scores: Float[Tensor, "G K"], where: Bool[Tensor, "G K"]
+    ) -> Bool[Tensor, "G K"]:
+        """Those that any term asks for."""
+        asking = [
+            term.responses_with_statistics(scores, where)
+            for term in self._objectives
+            if term.num_top_logits or term.needs_reference_distribution
+        ]
+        return torch.stack([torch.zeros_like(where), *asking]).any(dim=0)
+
+    def warning(self, scores: Float[Tensor, "G K"], where: Bool[Tensor, "G K"]) -> str | None:
+        """The terms' warnings."""
+        said = [term.warning(scores, where) for term in self._objectives]
+        return " ".join(line for line in said if line) or None
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """Losses of G groups: the weighted sum of the terms' losses."""

@@ -15,12 +15,17 @@ from prefopt.errors import UserError
 from prefopt.objectives import Objective, build, registered, weigh
 from prefopt.types import ObjectiveInputs
 from tests.objectives.helpers import (
+    Draw,
     cast,
+    draw,
+    draw_for,
     gradients_are_exact,
-    inputs_of,
-    losses_and_gradient,
+    loss_gradient,
     one_by_one,
-    random_inputs,
+    pad,
+    permute,
+    scores_for,
+    select,
     step_loss,
 )
 
@@ -49,32 +54,34 @@ def parts(objective: Objective) -> list[Objective]:
     return [objective] if terms is None else [part for term in terms for part in parts(term)]
 
 
+def like(objective: Objective, inputs: ObjectiveInputs, **changes: object) -> Draw:
+    """Another draw for the same data."""
+    data = {"scores": inputs.scores, "where": inputs.where, "num_tokens": inputs.num_tokens}
+    return draw_for(objective, **{**data, **changes})
+
+
 @EVERY
 @pytest.mark.parametrize("absurd", [99.0, -7.0, float("nan"), float("inf"), float("-inf")])
 def test_padding_a_group_changes_nothing(objective: Objective, absurd: float):
-    inputs = random_inputs(objective.needs)
-    num_groups, num_slots = inputs.where.shape
-    unused = torch.full((num_groups, 2), absurd, dtype=torch.float64)
-    garbage = torch.cat([unused, inputs.policy_logps.detach(), unused], dim=1)
-    where = torch.cat([unused.bool() & False, inputs.where, unused.bool() & False], dim=1)
-    padded = ObjectiveInputs(
-        policy_logps=torch.where(where, garbage, absurd).requires_grad_(),
-        reference_logps=torch.cat([-unused, inputs.reference_logps, unused], dim=1),
-        num_tokens=torch.nn.functional.pad(inputs.num_tokens, (2, 2), value=-7),
-        scores=torch.nn.functional.pad(inputs.scores, (2, 2), value=50.0),
-        where=where,
+    drawn = draw(objective)
+    inputs, padded = drawn.inputs, pad(drawn.inputs, absurd)
+
+    output, bare = objective(padded), objective(inputs)
+    loss = output.losses.sum()
+    (gradient,) = torch.autograd.grad(
+        loss, padded.policy_logps, retain_graph=True, materialize_grads=True
     )
 
-    losses, gradient = losses_and_gradient(objective, padded)
-    output, bare = objective(padded), objective(inputs)
-
-    bare_losses, bare_gradient = losses_and_gradient(objective, inputs)
-    torch.testing.assert_close(losses, bare_losses, rtol=1e-12, atol=1e-12)
-    middle = slice(2, 2 + num_slots)
-    torch.testing.assert_close(gradient[:, middle], bare_gradient, rtol=1e-12, atol=1e-12)
-    assert (gradient[~where] == 0).all()
-    assert (output.rewards[~where] == 0).all()
-    torch.testing.assert_close(output.rewards[:, middle], bare.rewards)
+    torch.testing.assert_close(output.losses, bare.losses, rtol=1e-12, atol=1e-12)
+    assert (gradient[~padded.where] == 0).all()
+    torch.testing.assert_close(
+        loss_gradient(loss, drawn.leaf),
+        loss_gradient(bare.losses, drawn.leaf),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    assert (output.rewards[~padded.where] == 0).all()
+    torch.testing.assert_close(output.rewards[:, 2:-2], bare.rewards)
     assert torch.equal(output.counted, bare.counted)
     # NaN says that a group does not define the metric, and is where it was without padding.
     torch.testing.assert_close(dict(output.metrics), dict(bare.metrics), equal_nan=True)
@@ -83,42 +90,61 @@ def test_padding_a_group_changes_nothing(objective: Objective, absurd: float):
 
 @EVERY
 def test_the_order_of_the_responses_does_not_matter(objective: Objective):
-    inputs = random_inputs(objective.needs)
-    order = torch.tensor([2, 0, 3, 1])
-    permuted = ObjectiveInputs(
-        policy_logps=inputs.policy_logps[:, order],
-        reference_logps=inputs.reference_logps[:, order],
-        num_tokens=inputs.num_tokens[:, order],
-        scores=inputs.scores[:, order],
-        where=inputs.where[:, order],
+    drawn, order = draw(objective), [2, 0, 3, 1]
+    inputs, permuted = drawn.inputs, permute(drawn.inputs, order)
+
+    output, expected = objective(permuted), objective(inputs)
+
+    torch.testing.assert_close(output.losses, expected.losses, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        loss_gradient(output.losses, drawn.leaf),
+        loss_gradient(expected.losses, drawn.leaf),
+        rtol=1e-12,
+        atol=1e-12,
     )
+    torch.testing.assert_close(output.rewards, expected.rewards[:, order])
 
-    losses, gradient = losses_and_gradient(objective, permuted)
 
-    expected_losses, expected_gradient = losses_and_gradient(objective, inputs)
-    torch.testing.assert_close(losses, expected_losses, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient, expected_gradient[:, order], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(objective(permuted).rewards, objective(inputs).rewards[:, order])
+@EVERY
+@pytest.mark.parametrize("num_slots", range(1, 17))
+def test_a_group_does_not_change_what_another_one_costs(objective: Objective, num_slots: int):
+    if objective.couples_groups:
+        pytest.skip("its groups are meant to")
+    # Groups of 1 to K responses, ties among them.
+    inputs = draw(objective, num_groups=num_slots + 1, num_slots=num_slots).inputs
+
+    together = objective(inputs).losses
+    apart = torch.cat([objective(one).losses for one in one_by_one(inputs)])
+
+    assert torch.isfinite(together).all()
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
 
 
 @EVERY
 @PRECISIONS
 def test_a_group_that_says_nothing_costs_nothing(objective: Objective, dtype: torch.dtype):
     # Tied; alone; empty. The first two say something to an objective that needs no pairs.
-    logps = [[-5.0, -9.0], [-5.0, -9.0], [-5.0, -9.0]]
-    where = [[True, True], [True, False], [False, False]]
-    scores = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
-    inputs = inputs_of(logps, [[-6.0, -7.0]] * 3, scores, where=where, dtype=dtype)
+    where = torch.tensor([[True, True], [True, False], [False, False]])
+    drawn = draw_for(
+        objective,
+        scores=torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]),
+        where=where,
+        num_tokens=torch.tensor([[3, 2], [4, 0], [0, 0]]),
+        dtype=dtype,
+    )
 
-    losses, gradient = losses_and_gradient(objective, inputs)
-    output = objective(inputs)
+    output = objective(drawn.inputs)
+    policy_logps = drawn.inputs.policy_logps
+    gradient = loss_gradient(output.losses, drawn.leaf)
 
     only_pairs = all(part.needs == "preferred_pairs" for part in parts(objective))
     silent = slice(0, 3) if only_pairs else slice(2, 3)
+    assert policy_logps.shape == where.shape
     assert not output.counted[silent].any()
-    assert (losses[silent] == 0).all()
-    assert (gradient[silent] == 0).all()
+    assert (output.losses[silent] == 0).all()
     assert torch.isfinite(gradient).all()
+    if only_pairs or not objective.needs_tokens:
+        assert (gradient[silent] == 0).all()
     for term in output.all_terms().values():
         assert (term.weight[silent] == 0).all()
         assert (term.losses[silent] == 0).all()
@@ -129,55 +155,63 @@ def test_a_group_that_says_nothing_costs_nothing(objective: Objective, dtype: to
 def test_it_has_its_known_value_when_the_policy_is_the_reference(
     objective: Objective, dtype: torch.dtype
 ):
-    inputs = cast(random_inputs(objective.needs, num_groups=9), dtype)
-    inputs = replace(inputs, reference_logps=inputs.policy_logps.detach())
+    data = draw(objective, num_groups=9).inputs
+    drawn = like(objective, data, at_reference=True, dtype=dtype)
 
-    losses, gradient = losses_and_gradient(objective, inputs)
+    output = objective(drawn.inputs)
 
-    expected = module_of(objective.name).value_at_reference(objective, inputs)
+    expected = module_of(objective.name).value_at_reference(objective, drawn.inputs)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(losses, expected, rtol=tolerance, atol=tolerance)
-    assert torch.isfinite(gradient).all()
+    torch.testing.assert_close(output.losses, expected, rtol=tolerance, atol=tolerance)
+    assert torch.isfinite(loss_gradient(output.losses, drawn.leaf)).all()
 
 
 @EVERY
 @PRECISIONS
-@pytest.mark.parametrize("scale", [-1e2, -1e4])
+@pytest.mark.parametrize("scale", [3.0, 300.0])
 @pytest.mark.parametrize("side", ["policy", "reference", "both"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 def test_very_unlikely_responses_stay_finite(
-    objective: Objective, dtype: torch.dtype, scale: float, side: str
+    objective: Objective, dtype: torch.dtype, scale: float, side: str, autocast: bool
 ):
-    inputs = random_inputs(objective.needs)
-    unit = inputs.policy_logps.detach() / 60
-    changes = {
-        "policy": {"policy_logps": unit.abs() * scale},
-        "reference": {"reference_logps": unit.abs() * scale},
-        "both": {"policy_logps": unit.abs() * scale, "reference_logps": unit.flip(1) * -scale},
-    }
-    inputs = cast(replace(inputs, **changes[side]), dtype)
+    scales = {"policy": (scale, 1.0), "reference": (1.0, scale), "both": (scale, -scale)}[side]
+    drawn = like(
+        objective,
+        draw(objective, num_groups=12).inputs,
+        policy_scale=scales[0],
+        reference_scale=scales[1],
+        dtype=dtype,
+    )
+    inputs = drawn.inputs
 
-    losses, gradient = losses_and_gradient(objective, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        losses = objective(inputs).losses
 
+    assert losses.dtype == dtype
     assert torch.isfinite(losses).all()
+    gradient = loss_gradient(losses, drawn.leaf)
     assert torch.isfinite(gradient).all()
-    assert gradient.abs().max() > 0
 
 
 @EVERY
 def test_gradients_are_those_of_finite_differences(objective: Objective):
-    inputs = inputs_of(
-        [[-1.0, -3.5, -2.0], [-3.0, -2.0, -2.5]],
-        [[-2.0, -3.0, -1.0], [-4.0, -1.0, -2.0]],
-        [[2, 1, 0], [1, 1, 0]],
-        num_tokens=[[3, 5, 2], [1, 4, 6]],
+    stops_gradient = getattr(module_of(objective.name), "stops_gradient", None)
+    if stops_gradient is not None and stops_gradient(objective):
+        pytest.skip("parts of it are constants by definition; its own test has the gradient")
+    unit = torch.tensor([[0.99, 0.5, 0.0], [0.99, 0.99, 0.0]], dtype=torch.float64)
+    drawn = draw_for(
+        objective,
+        scores=scores_for(objective, unit),
+        where=torch.ones(2, 3, dtype=torch.bool),
+        num_tokens=torch.tensor([[3, 5, 2], [1, 4, 6]]),
     )
 
-    assert gradients_are_exact(objective, inputs)
+    assert gradients_are_exact(objective, drawn)
 
 
 @EVERY
 def test_losses_carry_a_gradient_and_nothing_else_does(objective: Objective):
-    output = objective(random_inputs(objective.needs))
+    output = objective(draw(objective).inputs)
 
     assert output.losses.requires_grad
     assert not output.rewards.requires_grad
@@ -188,12 +222,8 @@ def test_losses_carry_a_gradient_and_nothing_else_does(objective: Objective):
 
 @EVERY
 def test_weights_and_what_counts_depend_on_the_data_alone(objective: Objective):
-    inputs = random_inputs(objective.needs, num_groups=12)
-    # Other log-probs on the same data.
-    drawn = random_inputs(objective.needs, seed=1, num_groups=12)
-    changed = replace(
-        inputs, policy_logps=drawn.policy_logps, reference_logps=drawn.reference_logps
-    )
+    inputs = draw(objective, num_groups=12).inputs
+    changed = like(objective, inputs, seed=1).inputs
 
     output, other = objective(inputs), objective(changed)
     weighed = weigh(
@@ -205,13 +235,13 @@ def test_weights_and_what_counts_depend_on_the_data_alone(objective: Objective):
         assert torch.equal(output.counted, again.counted)
         assert output.all_terms().keys() == again.all_terms().keys()
         for name, term in output.all_terms().items():
-            assert torch.equal(term.weight, again.all_terms()[name].weight)
+            torch.testing.assert_close(term.weight, again.all_terms()[name].weight, rtol=0, atol=0)
             assert term.coefficient == again.all_terms()[name].coefficient
 
 
 @EVERY
 def test_a_group_counts_exactly_if_it_adds_to_a_denominator(objective: Objective):
-    output = objective(random_inputs(objective.needs, num_groups=12))
+    output = objective(draw(objective, num_groups=12).inputs)
 
     weights = [term.weight for term in output.all_terms().values()]
     assert torch.equal(output.counted, torch.stack(weights).sum(dim=0) > 0)
@@ -219,32 +249,39 @@ def test_a_group_counts_exactly_if_it_adds_to_a_denominator(objective: Objective
 
 
 @EVERY
-def test_a_metric_is_a_number_where_every_part_counts_the_group(objective: Objective):
-    inputs = random_inputs(objective.needs, num_groups=12)
-    counted = torch.stack([part(inputs).counted for part in parts(objective)])
+def test_a_metric_is_a_number_for_some_group_that_counts(objective: Objective):
+    output = objective(draw(objective, num_groups=12).inputs)
 
-    metrics = objective(inputs).metrics
-
-    assert all(torch.isfinite(values[counted.all(dim=0)]).all() for values in metrics.values())
-    assert all(values[counted.any(dim=0)].isfinite().any() for values in metrics.values())
+    assert not any(torch.isinf(values).any() for values in output.metrics.values())
+    assert all(values[output.counted].isfinite().any() for values in output.metrics.values())
 
 
 @EVERY
 def test_the_split_into_micro_batches_does_not_change_the_update(objective: Objective):
-    inputs = random_inputs(objective.needs, num_groups=8)
+    drawn = draw(objective, num_groups=8)
+    inputs = drawn.inputs
+    # Prompts with the responses of the next group, where a step takes statistics of such.
+    mismatched = draw(objective, seed=7, num_groups=8).inputs
 
-    whole = step_loss(objective, [inputs])
-    split = step_loss(objective, one_by_one(inputs))
+    whole = step_loss(objective, [inputs], [mismatched])
+    each = step_loss(objective, one_by_one(inputs), one_by_one(mismatched))
+    some = step_loss(
+        objective,
+        [select(inputs, [6, 0, 3]), select(inputs, [1, 2, 4, 5, 7])],
+        [select(mismatched, [2, 1]), select(mismatched, [0, 3, 4, 5, 6, 7])],
+    )
 
-    torch.testing.assert_close(split, whole, rtol=1e-12, atol=0)
-    (gradient,) = torch.autograd.grad(whole, inputs.policy_logps)
-    (split_gradient,) = torch.autograd.grad(split, inputs.policy_logps)
-    torch.testing.assert_close(split_gradient, gradient, rtol=1e-12, atol=1e-15)
+    gradient = loss_gradient(whole, drawn.leaf)
+    assert gradient.norm() > 0
+    for split in (each, some):
+        torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-13)
+        off = loss_gradient(split, drawn.leaf) - gradient
+        assert off.norm() <= 1e-12 * gradient.norm()
 
 
 @EVERY
 def test_terms_add_up_to_the_losses(objective: Objective):
-    output = objective(random_inputs(objective.needs))
+    output = objective(draw(objective).inputs)
 
     terms = output.all_terms().values()
     total = torch.stack([term.coefficient * term.losses for term in terms]).sum(dim=0)
@@ -253,8 +290,9 @@ def test_terms_add_up_to_the_losses(objective: Objective):
 
 @EVERY
 def test_it_asks_for_a_reference_exactly_if_it_needs_one(objective: Objective):
-    inputs = random_inputs(objective.needs)
-    without = replace(inputs, reference_logps=None)
+    inputs = draw(objective).inputs
+    tokens = inputs.tokens and replace(inputs.tokens, reference_logps=None)
+    without = replace(inputs, reference_logps=None, tokens=tokens)
 
     if objective.needs_reference:
         with pytest.raises(ValueError, match="needs reference log-probs"):
@@ -264,13 +302,36 @@ def test_it_asks_for_a_reference_exactly_if_it_needs_one(objective: Objective):
 
 
 @EVERY
+def test_it_asks_for_tokens_exactly_if_it_needs_them(objective: Objective):
+    inputs = draw(objective).inputs
+
+    if objective.needs_tokens:
+        with pytest.raises(ValueError, match="reads single tokens"):
+            objective(replace(inputs, tokens=None))
+    else:
+        assert inputs.tokens is None
+
+
+@EVERY
+def test_it_couples_groups_exactly_if_it_says_so(objective: Objective):
+    inputs = draw(objective).inputs
+
+    if objective.couples_groups:
+        assert objective.statistic(inputs).shape[0] == inputs.where.shape[0]
+        assert not objective.statistic(inputs).requires_grad
+    else:
+        assert not objective.mismatches_responses
+        with pytest.raises(NotImplementedError):
+            objective.statistic(inputs)
+
+
+@EVERY
 @PRECISIONS
 def test_results_come_in_the_dtype_of_the_policy(objective: Objective, dtype: torch.dtype):
-    inputs = random_inputs(objective.needs)
+    data = draw(objective).inputs
     other = torch.float32 if dtype == torch.float64 else torch.float64
-    inputs = replace(
-        cast(inputs, other), policy_logps=inputs.policy_logps.detach().to(dtype).requires_grad_()
-    )
+    inputs = like(objective, data, dtype=dtype).inputs
+    inputs = replace(cast(inputs, other), policy_logps=inputs.policy_logps, tokens=inputs.tokens)
 
     output = objective(inputs)
 
@@ -282,11 +343,11 @@ def test_results_come_in_the_dtype_of_the_policy(objective: Objective, dtype: to
 
 @EVERY
 def test_inputs_stay_as_they_are(objective: Objective):
-    inputs = random_inputs(objective.needs)
+    inputs = draw(objective).inputs
 
     objective(inputs).losses.sum().backward()
 
-    fresh = random_inputs(objective.needs)
+    fresh = draw(objective).inputs
     for name in ("policy_logps", "reference_logps", "num_tokens", "scores", "where"):
         assert torch.equal(getattr(inputs, name), getattr(fresh, name))
 
