@@ -7,6 +7,7 @@ Axes, the same letters everywhere:
     R  responses in a micro-batch (the used slots, in order)
     T  tokens of the flat layout
     N  scored tokens: every token of every response, end-of-sequence included
+    M  scored tokens with statistics of the vocabulary; L the other ones
     S  groups in an optimiser step
     C  columns of an objective's step statistic
     V  vocabulary
@@ -41,6 +42,10 @@ class PreferenceRecord:
     """K >= 1 continuations of the prompt; each message list holds what follows the prompt."""
     scores: tuple[float, ...]
     """K finite numbers, higher is better, ties allowed. A pair is (1, 0); a label is 1 or 0."""
+    is_graded: bool = True
+    """False where the scores only stand for which response is preferred, or for a label."""
+    token_weights: tuple[tuple[float, ...], ...] | None = None
+    """Of each response, a number per token, end-of-sequence included."""
     tools: list[Any] | None = None
     """Tool descriptions that the chat template renders."""
     template_kwargs: Mapping[str, Any] | None = None
@@ -56,6 +61,8 @@ class TokenizedRecord:
     response_ids: tuple[Int[Tensor, " _"], ...]
     """K sequences, none empty; each ends with end-of-sequence unless it was cut."""
     scores: tuple[float, ...]
+    token_weights: tuple[Float[Tensor, " _"], ...] | None = None
+    """K sequences as long as those of the ids; None if none of the data has weights."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -115,6 +122,15 @@ class GroupBatch:
     """Scored tokens per response; 0 in unused slots."""
     ids: tuple[str, ...]
     """G record ids."""
+    token_weights: Float[Tensor, " N"] | None = None
+    """Weights given by the data, 1 where it says nothing; None if none of the data has any."""
+    noise: Float[Tensor, " N"] | None = None
+    differs: Bool[Tensor, " N"] | None = None
+    """This and `noise` as in TokenInputs, where the objective reads them."""
+    statistic_tokens: Int[Tensor, " M"] | None = None
+    """Positions among the scored tokens of those that need statistics of the vocabulary."""
+    plain_tokens: Int[Tensor, " L"] | None = None
+    """Positions of all others; both None where the objective needs no such statistics."""
 
     def to(self, device: torch.device) -> "GroupBatch":
         """The same batch on another device; dtypes stay as they are."""

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefopt.errors import UserError
-from prefopt.ops.logps import target_logps, tiled_target_logps, tokens_per_tile
+from prefopt.ops.logps import (
+    target_logps,
+    tiled_target_logps,
+    tiled_vocabulary_statistics,
+    tokens_per_tile,
+)
 from prefopt.types import GroupBatch
 
 # Enough to meet every kind of layer, few enough that plain logits cost nothing.
@@ -25,6 +30,31 @@ _TOKENS_TO_COMPARE = 256
 # In nats per token. A scale or cap that the head misses shows as tenths or more; rounding does not.
 _TOLERANCE = 1e-3
 _TOLERANCE_BF16 = 5e-2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceDistribution:
+    """What the reference's distribution at M positions is computed from."""
+
+    hidden: Float[Tensor, "M J"]
+    weight: Float[Tensor, "V J"] | None
+    """Of the reference's output projection; None: the policy's own, which is not trained."""
+    bias: Float[Tensor, " V"] | None
+    transform: Callable[[Tensor], Tensor] | None
+    """What the reference does to its logits; None: what the policy does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """What is asked of some tokens beside their log-probs."""
+
+    tokens: Int[Tensor, " M"]
+    """Positions among the N scored tokens."""
+    others: Int[Tensor, " L"]
+    """All other ones."""
+    num_top: int
+    reference: ReferenceDistribution | None
+    """None: no KL is asked for."""
 
 
 def install_logp_head(model: PreTrainedModel) -> None:
@@ -35,7 +65,7 @@ def install_logp_head(model: PreTrainedModel) -> None:
             f"model.path: {type(model).__name__} has no output projection that could be scored. "
             "Choose a causal language model."
         )
-    scored = partial(_head_forward, transform=_logit_transform(model))
+    scored = partial(_head_forward, transform=logit_transform(model))
     vars(head)["forward"] = _ForwardWithTargets(head, scored)
     vars(model)["forward"] = _ForwardWithTargets(model, _model_forward)
 
@@ -114,7 +144,7 @@ class _ForwardWithTargets:
     to the copy and computes with the copy's weights.
     """
 
-    def __init__(self, module: nn.Module, scored: Callable[..., Tensor]) -> None:
+    def __init__(self, module: nn.Module, scored: Callable[..., Any]) -> None:
         self.module = module
         self.plain = module.forward
         self.scored = scored
@@ -137,9 +167,16 @@ def _model_forward(
     *,
     predictors: Int[Tensor, " N"],
     targets: Int[Tensor, " N"],
+    statistics: Statistics | None = None,
+    return_hidden_of: Int[Tensor, " M"] | None = None,
+    return_projection: bool = False,
     **absent: Any,
-) -> Float[Tensor, " N"]:
-    """Log-probs of the targets, each predicted at a position of the flattened rows."""
+) -> Float[Tensor, " N"] | dict[str, Tensor]:
+    """Log-probs of the targets, each predicted at a position of the flattened rows.
+
+    With `statistics`, also those. With `return_hidden_of`, also the hidden states that predict
+    these tokens, and with `return_projection` a copy of the output projection.
+    """
     # peft passes every argument of the usual signature, as None.
     given = [key for key, value in absent.items() if value is not None]
     assert not given, f"scoring does not take {given}"
@@ -147,8 +184,14 @@ def _model_forward(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     scored = hidden.flatten(0, 1).index_select(0, predictors)
-    logps: Tensor = model.get_output_embeddings()(scored, targets=targets)
-    return logps
+    head = model.get_output_embeddings()
+    found: Tensor | dict[str, Tensor] = head(
+        scored, targets=targets, statistics=statistics, return_projection=return_projection
+    )
+    if return_hidden_of is None:
+        return found
+    answer = found if isinstance(found, dict) else {"logps": found}
+    return {**answer, "hidden": scored.index_select(0, return_hidden_of)}
 
 
 def _head_forward(
@@ -156,31 +199,80 @@ def _head_forward(
     hidden: Float[Tensor, "N H"],
     *,
     targets: Int[Tensor, " N"],
-    transform: "_LogitTransform",
-) -> Float[Tensor, " N"]:
+    transform: "LogitTransform",
+    statistics: Statistics | None = None,
+    return_projection: bool = False,
+) -> Float[Tensor, " N"] | dict[str, Tensor]:
     def project(tile: Tensor) -> Tensor:
         return transform(nn.functional.linear(tile, head.weight, head.bias))
 
-    return tiled_target_logps(hidden, targets, project, tokens_per_tile(head.weight.shape[0]))
+    per_tile = tokens_per_tile(head.weight.shape[0])
+    if statistics is not None:
+        return _with_statistics(head, hidden, targets, project, statistics)
+    logps = tiled_target_logps(hidden, targets, project, per_tile)
+    if not return_projection:
+        return logps
+    # Copies: a sharded wrapper frees the gathered weight as soon as this call is over.
+    answer = {"logps": logps, "weight": head.weight.detach().clone()}
+    return answer if head.bias is None else {**answer, "bias": head.bias.detach().clone()}
+
+
+def _with_statistics(
+    head: nn.Linear,
+    hidden: Float[Tensor, "N H"],
+    targets: Int[Tensor, " N"],
+    project: Callable[[Tensor], Tensor],
+    statistics: Statistics,
+) -> dict[str, Tensor]:
+    """Log-probs of all N targets, and statistics of some tokens in rows of their own."""
+    reference = statistics.reference
+
+    def project_reference(tile: Tensor) -> Tensor:
+        assert reference is not None
+        if reference.weight is None:
+            return project(tile)
+        assert reference.transform is not None
+        return reference.transform(nn.functional.linear(tile, reference.weight, reference.bias))
+
+    per_tile = tokens_per_tile(head.weight.shape[0])
+    others = tiled_target_logps(
+        hidden[statistics.others], targets[statistics.others], project, per_tile
+    )
+    chosen, top_logps, top_ids, reference_kl = tiled_vocabulary_statistics(
+        hidden[statistics.tokens],
+        targets[statistics.tokens],
+        project,
+        per_tile,
+        num_top=statistics.num_top,
+        reference_hidden=None if reference is None else reference.hidden,
+        project_reference=project_reference,
+    )
+    logps = others.new_zeros(targets.shape)
+    logps = logps.index_copy(0, statistics.others, others)
+    answer = {"logps": logps.index_copy(0, statistics.tokens, chosen)}
+    answer |= {"top_logps": top_logps, "top_ids": top_ids}
+    return answer if reference_kl is None else {**answer, "reference_kl": reference_kl}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _LogitTransform:
+class LogitTransform:
     """What some architectures do to logits after the projection."""
 
     scale: float
     softcap: float | None
 
     def __call__(self, logits: Tensor) -> Tensor:
+        """The logits that the model itself returns."""
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-def _logit_transform(model: PreTrainedModel) -> _LogitTransform:
+def logit_transform(model: PreTrainedModel) -> LogitTransform:
+    """What the model's architecture does to its logits, from its configuration."""
     config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
-    return _LogitTransform(
+    return LogitTransform(
         scale=factor / divisor, softcap=getattr(config, "final_logit_softcapping", None)
     )

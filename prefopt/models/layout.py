@@ -1,6 +1,7 @@
 """The flat micro-batch as padded rows, one per response: the plain layout and the oracle."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -47,14 +48,26 @@ def to_padded_rows(batch: GroupBatch) -> PaddedRows:
 
 def token_logps(model: nn.Module, batch: GroupBatch) -> Float[Tensor, " N"]:
     """Log-prob of every scored token under a model with a log-prob head, wrapped or not."""
+    logps: Tensor = score_tokens(model, batch)
+    return logps
+
+
+def score_tokens(model: nn.Module, batch: GroupBatch, **asked: Any) -> Any:
+    """What a model with a log-prob head, wrapped or not, says of the scored tokens.
+
+    Args:
+        model: the model.
+        batch: the micro-batch.
+        asked: further arguments of the head; see `prefopt.models.head`.
+    """
     rows = to_padded_rows(batch)
-    logps: Tensor = model(
+    return model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
         predictors=rows.predictors,
         targets=batch.targets,
+        **asked,
     )
-    return logps
 
 
 def _starts(lengths: tuple[int, ...], first: int) -> list[int]:

@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefopt.models.layout import token_logps
+from prefopt.models.head import ReferenceDistribution, logit_transform
+from prefopt.models.layout import score_tokens, token_logps
 from prefopt.models.load import POLICY_ADAPTER, REFERENCE_ADAPTER, load_causal_lm
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.types import GroupBatch
@@ -33,12 +34,18 @@ class Reference(Protocol):
             policy: the policy inside whatever wraps it.
         """
 
+    def distribution(
+        self, batch: GroupBatch, policy: nn.Module
+    ) -> tuple[Float[Tensor, " N"], ReferenceDistribution]:
+        """The same log-probs, and the whole distribution of `batch.statistic_tokens`."""
+
 
 class FrozenCopy:
     """A model of its own that is never trained."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: nn.Module = model.requires_grad_(False).eval()
+        self._transform = logit_transform(model)
         self._precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def prepare(self, accelerator: Accelerator) -> None:
@@ -59,6 +66,21 @@ class FrozenCopy:
         with torch.no_grad(), self._precision():
             return token_logps(self.model, batch)
 
+    def distribution(
+        self, batch: GroupBatch, policy: nn.Module
+    ) -> tuple[Float[Tensor, " N"], ReferenceDistribution]:
+        """Log-probs and distribution under the copy, with its own output projection."""
+        with torch.no_grad(), self._precision():
+            found = score_tokens(
+                self.model, batch, return_hidden_of=batch.statistic_tokens, return_projection=True
+            )
+        return found["logps"], ReferenceDistribution(
+            hidden=found["hidden"],
+            weight=found["weight"],
+            bias=found.get("bias"),
+            transform=self._transform,
+        )
+
 
 class StartOfAdapter:
     """The policy's base weights with the adapter off, or with a frozen copy of its start."""
@@ -71,15 +93,30 @@ class StartOfAdapter:
 
     def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
         """Log-probs through the policy's wrapper, so that sharded weights are gathered."""
-        was_training = policy.training
-        policy.eval()
-        with torch.no_grad(), self._as_reference():
-            logps = token_logps(policy, batch)
-        policy.train(was_training)
-        return logps
+        with self._as_reference(policy):
+            return token_logps(policy, batch)
+
+    def distribution(
+        self, batch: GroupBatch, policy: nn.Module
+    ) -> tuple[Float[Tensor, " N"], ReferenceDistribution]:
+        """Log-probs and distribution; the output projection is the policy's, never adapted."""
+        with self._as_reference(policy):
+            found = score_tokens(policy, batch, return_hidden_of=batch.statistic_tokens)
+        return found["logps"], ReferenceDistribution(
+            hidden=found["hidden"], weight=None, bias=None, transform=None
+        )
 
     @contextmanager
-    def _as_reference(self) -> Iterator[None]:
+    def _as_reference(self, policy: nn.Module) -> Iterator[None]:
+        """Without gradient and dropout, with the adapter as it was at the start."""
+        was_training = policy.training
+        policy.eval()
+        with torch.no_grad(), self._adapter_as_at_start():
+            yield
+        policy.train(was_training)
+
+    @contextmanager
+    def _adapter_as_at_start(self) -> Iterator[None]:
         if REFERENCE_ADAPTER not in self.peft_model.peft_config:
             with self.peft_model.disable_adapter():
                 yield

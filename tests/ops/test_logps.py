@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prefopt.ops.logps import target_logps, tiled_target_logps, tokens_per_tile
+from prefopt.ops.logps import (
+    target_logps,
+    tiled_target_logps,
+    tiled_vocabulary_statistics,
+    tokens_per_tile,
+)
 
 NUM_TOKENS, WIDTH, VOCABULARY = 23, 5, 300
 
@@ -25,7 +30,7 @@ def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]
 def gradients(logps: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """Of a sum in which every token has its own factor."""
     factors = torch.linspace(-1, 2, NUM_TOKENS, dtype=logps.dtype)
-    return torch.autograd.grad((factors * logps).sum(), parameters)
+    return torch.autograd.grad((factors * logps).sum(), parameters, retain_graph=True)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -130,3 +135,87 @@ def test_a_tile_holds_128_mib_of_logits_and_at_least_one_token():
     # 2^27 bytes / (4 bytes * 2^17 words)
     assert tokens_per_tile(2**17) == 256
     assert tokens_per_tile(2**40) == 1
+
+
+def statistics(num_tokens_per_tile: int, num_top: int = 4) -> tuple[Tensor, ...]:
+    """Tiled statistics of policy and reference, and the tensors that they come from."""
+    hidden, weight, targets = tensors()
+    generator = torch.Generator().manual_seed(1)
+    other = torch.randn(NUM_TOKENS, 3, generator=generator, dtype=torch.float64)
+    projection = torch.randn(VOCABULARY, 3, generator=generator, dtype=torch.float64)
+    found = tiled_vocabulary_statistics(
+        hidden,
+        targets,
+        lambda tile: tile @ weight.T,
+        num_tokens_per_tile,
+        num_top=num_top,
+        reference_hidden=other,
+        project_reference=lambda tile: tile @ projection.T,
+    )
+    return *found, hidden, weight, other, projection
+
+
+@pytest.mark.parametrize("num_tokens_per_tile", [1, 7, NUM_TOKENS, 1000])
+def test_top_log_probs_and_divergence_are_those_of_the_whole_distribution(num_tokens_per_tile: int):
+    logps, top_logps, top_ids, kl, hidden, weight, *reference = statistics(num_tokens_per_tile)
+
+    _, _, targets = tensors()
+    plain = torch.log_softmax(hidden @ weight.T, dim=1)
+    expected_top, expected_ids = plain.topk(4, dim=1)
+    base = torch.distributions.Categorical(logits=reference[0] @ reference[1].T)
+    expected_kl = torch.distributions.kl_divergence(
+        base, torch.distributions.Categorical(logits=plain)
+    )
+    torch.testing.assert_close(logps, plain[range(NUM_TOKENS), targets], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(top_logps, expected_top, rtol=1e-12, atol=1e-12)
+    assert torch.equal(top_ids, expected_ids)
+    torch.testing.assert_close(kl, expected_kl, rtol=1e-10, atol=1e-12)
+    for ours, theirs in ((top_logps[:, 2], expected_top[:, 2]), (kl, expected_kl)):
+        for gradient, expected in zip(
+            gradients(ours, hidden, weight), gradients(theirs, hidden, weight), strict=True
+        ):
+            torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_policy_has_no_divergence_from_itself_to_the_last_bit():
+    hidden, weight, targets = tensors(torch.float32)
+
+    found = tiled_vocabulary_statistics(
+        hidden,
+        targets,
+        lambda tile: tile @ weight.T,
+        6,
+        num_top=0,
+        reference_hidden=hidden.detach(),
+        project_reference=lambda tile: tile @ weight.T,
+    )
+    same = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
+
+    assert found[3].tolist() == [0.0] * NUM_TOKENS
+    assert torch.equal(found[0], same)
+    assert found[1].shape == (NUM_TOKENS, 0)
+
+
+def test_statistics_never_hold_the_logits_of_more_than_a_tile():
+    with LargestTensor() as largest:
+        found = statistics(6)
+        sum(part.sum() for part in (found[0], found[1], found[3])).backward()
+
+    # 6 * 300 logits per tile; all logits would be 23 * 300.
+    assert largest.num_elements == 6 * VOCABULARY
+
+
+def test_no_tokens_have_no_statistics():
+    hidden, weight, targets = tensors()
+
+    found = tiled_vocabulary_statistics(
+        hidden[:0],
+        targets[:0],
+        lambda tile: tile @ weight.T,
+        6,
+        num_top=2,
+        reference_hidden=None,
+        project_reference=lambda tile: tile,
+    )
+
+    assert [None if part is None else part.shape for part in found] == [(0,), (0, 2), (0, 2), None]
