@@ -47,6 +47,7 @@ class Recipe(Section):
             raise UserError(
                 f"reference has no effect: {self.objective.name} needs none. Remove the section."
             )
+        self._roles_fit()
         arguments = self.training.arguments
         if self.data.evaluation is None:
             if str(arguments.get("eval_strategy", "no")) != "no":
@@ -59,6 +60,22 @@ class Recipe(Section):
                     "training.early_stopping_patience needs held-out data. Add data.evaluation."
                 )
         return self
+
+    def _roles_fit(self) -> None:
+        """Raise where roles say nothing to the objective, or groups_per_step to the roles."""
+        roles, name = self.data.roles, self.objective.name
+        if roles and self.objective.needs != "labels":
+            raise UserError(
+                f"data.sources: a role has no effect with objective.name: {name}, which reads no "
+                "labels. Remove the roles, or choose an objective that forgets, such as npo."
+            )
+        counts = self.training.groups_per_step
+        if isinstance(counts, dict) and set(counts) != set(roles):
+            raise UserError(
+                f"training.groups_per_step gives numbers for {', '.join(counts) or 'nothing'}, but "
+                f"the roles of data.sources are {', '.join(roles) or 'none'}. "
+                "Give a number for each role, or one for all."
+            )
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default filled in, in plain types that YAML can hold."""

@@ -11,7 +11,7 @@ from prefopt.commands.schema import recipe_schema
 from prefopt.commands.train import train
 from prefopt.config import load_recipe
 from prefopt.demo.model import save_start
-from prefopt.demo.task import generate, write_jsonl
+from prefopt.demo.task import generate, write_data
 from prefopt.objectives import registered
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prefopt demo` writes, with few records."""
     folder = tmp_path_factory.mktemp("demo")
     save_start(folder / "start", seed=0)
-    write_jsonl(generate(48, seed=0), folder / "train.jsonl")
+    write_data(generate(48, seed=0), folder)
     return folder
 
 
@@ -69,11 +69,16 @@ def test_every_objective_has_a_tiny_recipe():
 
 @pytest.mark.parametrize("path", TINY, ids=name_of)
 def test_a_tiny_recipe_trains(path: Path, demo: Path, tmp_path: Path):
+    sources = load_recipe(path).data.sources
+    assert all(source.path.startswith("demo/") for source in sources)
     recipe = load_recipe(
         path,
         [
             f"model.path={demo / 'start'}",
-            f"data.sources.0.path={demo / 'train.jsonl'}",
+            *(
+                f"data.sources.{i}.path={demo / Path(source.path).name}"
+                for i, source in enumerate(sources)
+            ),
             "data.evaluation.num_groups=8",
             f"data.cache_dir={demo / 'cache'}",
             f"training.output_dir={tmp_path / 'run'}",

@@ -18,7 +18,7 @@ from prefopt.demo.task import (
     generate,
     held_out_prompts,
     right_response,
-    write_jsonl,
+    write_data,
 )
 from prefopt.errors import UserError
 
@@ -41,7 +41,7 @@ def run(output: Path, seed: int) -> None:
     console = Console(highlight=False)
     output.mkdir(parents=True, exist_ok=True)
     save_start(output / "start", seed)
-    write_jsonl(generate(_NUM_RECORDS, seed), output / "train.jsonl")
+    write_data(generate(_NUM_RECORDS, seed), output)
     console.print(
         "The task: put six letters in order, vowels first. One response of four in the\n"
         "data does; the others forget the vowels. Gold is the share of letters in the\n"

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.before import check_apart, report_data
 from prefopt.config import Recipe, load_recipe
-from prefopt.data.plan import StepPlan
+from prefopt.data.plan import StepPlan, Stream
 from prefopt.data.prepare import PreparedData, prepare_data
 from prefopt.data.store import TokenStore
 from prefopt.errors import UserError
@@ -42,6 +42,7 @@ from prefopt.train.checkpoint import (
 )
 from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
+from prefopt.train.needs import check_needs
 from prefopt.train.plots import plot_curves
 from prefopt.train.progress import ProgressReport
 from prefopt.train.run_folder import (
@@ -50,7 +51,7 @@ from prefopt.train.run_folder import (
     installed_versions,
     open_run,
 )
-from prefopt.train.steps import StepDataset, check_scores
+from prefopt.train.steps import StepDataset
 from prefopt.train.trainer import PreferenceTrainer
 
 Answer = TypeVar("Answer")
@@ -91,14 +92,14 @@ def train(
     )
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
-    num_counted = check_scores(recipe.objective, data.train)
+    fit = check_needs(recipe.objective, data)
     folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
     checkpoint = _on_first_process(
         arguments,
         lambda: find_start(folder, resolved, fingerprints, resume=resume, overwrite=overwrite),
     )
     if arguments.process_index == 0:
-        report_data(data, recipe.objective.name, num_counted)
+        report_data(data, recipe.objective.name, fit)
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
     set_seed(arguments.seed)
     policy, reference = _models(recipe)
@@ -183,12 +184,22 @@ def _steps(
     recipe: Recipe, arguments: TrainingArguments, store: TokenStore, weights: Sequence[float]
 ) -> StepDataset:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    leading, *others = recipe.data.roles or [""]
     plan = StepPlan(
         records_per_source=store.records_per_source,
         source_weights=tuple(weights),
-        groups_per_step=recipe.training.groups_per_step,
+        groups_per_step=recipe.training.groups_of(leading),
         seed=seed,
         shuffle=recipe.training.shuffle,
+        companions=tuple(
+            Stream(
+                sources=tuple(
+                    i for i, source in enumerate(recipe.data.sources) if source.role == role
+                ),
+                groups_per_step=recipe.training.groups_of(role),
+            )
+            for role in others
+        ),
     )
     return _share(recipe, arguments, store, plan)
 
@@ -198,10 +209,11 @@ def _held_out(
 ) -> StepDataset | None:
     if store is None:
         return None
+    num_groups = sum(recipe.training.groups_of(role) for role in recipe.data.roles or [""])
     plan = StepPlan(
         records_per_source=(len(store),),
         source_weights=(1.0,),
-        groups_per_step=max(recipe.training.groups_per_step, arguments.world_size),
+        groups_per_step=max(num_groups, arguments.world_size),
         seed=0,
         shuffle=False,
     )

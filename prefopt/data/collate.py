@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from prefopt.types import GroupBatch, Layout, TokenizedRecord
 
@@ -42,4 +44,10 @@ def collate(records: Sequence[TokenizedRecord]) -> GroupBatch:
         scores=scores,
         num_tokens=num_tokens,
         ids=tuple(record.id for record in records),
+        token_weights=_token_weights(records),
     )
+
+
+def _token_weights(records: Sequence[TokenizedRecord]) -> Float[Tensor, " N"] | None:
+    weights = [each for record in records for each in record.token_weights or ()]
+    return torch.cat(weights) if weights else None

@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Sources of which every step draws a fixed number of groups, again and again."""
+
+    sources: tuple[int, ...]
+    groups_per_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepPlan:
     """The groups of every optimiser step of every epoch; a pure function of its fields."""
 
@@ -25,38 +33,58 @@ class StepPlan:
     seed: int
     shuffle: bool = True
     """False keeps the order of the data."""
+    companions: tuple[Stream, ...] = ()
+    """Streams that go along: each step has their groups too. An epoch is one of all other sources,
+    and theirs begin whenever they are used up."""
 
     @property
     def groups_per_epoch(self) -> int:
-        """Groups drawn in one epoch."""
-        return sum(self._drawn_per_source())
+        """Groups drawn in one epoch, those of companions included."""
+        along = sum(stream.groups_per_step for stream in self.companions)
+        return len(_order(self, self._leading, 0)) + along * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one epoch."""
-        return -(-self.groups_per_epoch // self.groups_per_step)
+        return -(-len(_order(self, self._leading, 0)) // self.groups_per_step)
 
     def groups(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Record numbers of step `step` of epoch `epoch`, both counted from 0."""
-        order = _epoch_order(self, epoch)
-        return order[step * self.groups_per_step : (step + 1) * self.groups_per_step]
+        order = _order(self, self._leading, epoch)
+        leading = order[step * self.groups_per_step : (step + 1) * self.groups_per_step]
+        step_of_run = epoch * self.steps_per_epoch + step
+        along = [self._companions_groups(stream, step_of_run) for stream in self.companions]
+        return np.concatenate([leading, *along])
 
-    def _drawn_per_source(self) -> list[int]:
-        sizes = zip(self.records_per_source, self.source_weights, strict=True)
-        return [max(round(num * weight), min(num, 1)) for num, weight in sizes]
+    @property
+    def _leading(self) -> tuple[int, ...]:
+        taken = {source for stream in self.companions for source in stream.sources}
+        return tuple(i for i in range(len(self.records_per_source)) if i not in taken)
+
+    def _companions_groups(self, stream: Stream, step_of_run: int) -> NDArray[np.int64]:
+        """What a stream gives to a step: its own epochs, laid end to end, know no steps."""
+        num = stream.groups_per_step
+        length = len(_order(self, stream.sources, 0))
+        places = [
+            divmod(place, length) for place in range(step_of_run * num, (step_of_run + 1) * num)
+        ]
+        return np.array([_order(self, stream.sources, epoch)[at] for epoch, at in places], np.int64)
 
 
-@lru_cache(maxsize=4)
-def _epoch_order(plan: StepPlan, epoch: int) -> NDArray[np.int64]:
-    generator = np.random.default_rng([plan.seed, epoch])
-    drawn, first = [], 0
-    sizes = zip(plan.records_per_source, plan._drawn_per_source(), strict=True)
-    for num_records, num_drawn in sizes:
+@lru_cache(maxsize=8)
+def _order(plan: StepPlan, sources: tuple[int, ...], epoch: int) -> NDArray[np.int64]:
+    """Record numbers of some sources in the order of their epoch."""
+    # The first source tells streams apart; the leading one of a plan without companions has 0.
+    generator = np.random.default_rng([plan.seed, epoch, *filter(None, sources[:1])])
+    first_records = np.cumsum([0, *plan.records_per_source])
+    drawn = []
+    for source in sources:
+        num_records, weight = plan.records_per_source[source], plan.source_weights[source]
+        num_drawn = max(round(num_records * weight), min(num_records, 1))
         whole_passes, rest = divmod(num_drawn, num_records) if num_records else (0, 0)
-        records = np.arange(first, first + num_records)
+        records = first_records[source] + np.arange(num_records)
         part = np.sort(generator.choice(records, rest, replace=False)) if rest else records[:0]
         drawn += [*[records] * whole_passes, part]
-        first += num_records
     order = np.concatenate(drawn)
     return generator.permutation(order) if plan.shuffle else order
 

@@ -57,6 +57,8 @@ class _Loaded:
             path=self.section.path,
             format=info.format,
             weight=self.section.weight,
+            role=self.section.role,
+            is_graded=info.is_graded,
             rows=info.num_rows,
             invalid=info.invalid,
             invalid_examples=info.invalid_examples,
@@ -150,7 +152,11 @@ def _tokens(
     shard = load_tokens(
         records,
         encoder,
-        TokenOptions.of(section),
+        TokenOptions.of(
+            section,
+            role=source.section.role,
+            has_token_weights=records.info.has_token_weights,
+        ),
         cache=section.cache_folder(),
         num_workers=section.num_workers,
         on_records=lambda done: report(

@@ -19,7 +19,7 @@ from prefopt.data.sources import Part
 from prefopt.errors import UserError
 from prefopt.types import PreferenceRecord
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same rows would give other records."""
 
 _BATCH = 1000
@@ -33,6 +33,7 @@ _SCHEMA = pa.schema(
         ("responses", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float64())),
         ("template", pa.string()),
+        ("token_weights", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 
@@ -51,6 +52,10 @@ class RecordsInfo(BaseModel):
     """The first of them, as error lines."""
     plain_text: bool
     """Whether the records are text rather than messages."""
+    is_graded: bool
+    """Whether every record's scores are numbers of the data, not only an order or a label."""
+    has_token_weights: bool
+    """Whether any record has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +101,7 @@ class RecordFile:
         responses: list[str],
         scores: list[float],
         template: str | None,
+        token_weights: list[list[float]] | None,
     ) -> StoredRecord:
         tools, template_kwargs = json.loads(template) if template else (None, None)
         record = PreferenceRecord(
@@ -103,6 +109,8 @@ class RecordFile:
             prompt=json.loads(prompt) if is_messages else prompt,
             responses=tuple(map(json.loads, responses) if is_messages else responses),
             scores=tuple(scores),
+            is_graded=self.info.is_graded,
+            token_weights=None if token_weights is None else tuple(map(tuple, token_weights)),
             tools=tools,
             template_kwargs=template_kwargs,
         )
@@ -157,6 +165,8 @@ class _Builder:
     num_rows: int = 0
     num_records: int = 0
     plain_text: bool = False
+    is_graded: bool = True
+    has_token_weights: bool = False
 
     def build(self, folder: Path) -> None:
         """Write `records.arrow` and `info.json`."""
@@ -183,6 +193,8 @@ class _Builder:
             invalid=dict(self._invalid),
             invalid_examples=tuple(self._examples),
             plain_text=self.plain_text,
+            is_graded=self.is_graded,
+            has_token_weights=self.has_token_weights,
         )
         (folder / "info.json").write_text(info.model_dump_json())
 
@@ -196,6 +208,8 @@ class _Builder:
                     self._refuse(f"{part.place}:{row_number}:{error}", error.problem)
                     continue
                 self.plain_text |= isinstance(record.prompt, str)
+                self.is_graded &= record.is_graded
+                self.has_token_weights |= record.token_weights is not None
                 yield part_number, row_number, *_cell_values(record)
 
     def _grouped(self, part: Part) -> Iterator[tuple[int, Row]]:
@@ -233,10 +247,11 @@ def _cell_values(record: PreferenceRecord) -> tuple[object, ...]:
     template = None
     if record.tools or record.template_kwargs:
         template = _json([record.tools, record.template_kwargs])
+    numbers = (list(record.scores), template, record.token_weights)
     if not is_messages:
-        return False, record.prompt, list(record.responses), list(record.scores), template
+        return False, record.prompt, list(record.responses), *numbers
     responses = [_json(response) for response in record.responses]
-    return True, _json(record.prompt), responses, list(record.scores), template
+    return True, _json(record.prompt), responses, *numbers
 
 
 def _json(value: object) -> str:

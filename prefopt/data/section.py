@@ -11,6 +11,7 @@ from prefopt.section import Section
 
 ScoreTransform = Literal["raw", "minmax", "rank"]
 Keep = Literal["all", "best_worst", "best_random", "top_k"]
+Role = Literal["forget", "retain"]
 TooLong = Literal["drop", "cut_response", "error"]
 
 
@@ -31,6 +32,10 @@ class SourceSection(Section):
     """True turns text into a user and an assistant message, so that the chat template applies."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Passes over this source per epoch, above 0; 0.5 draws half of it, 2 shows it twice."""
+    role: Role | None = None
+    """What unlearning does with this source: `forget` gives every response the score 0, `retain`
+    the score 1. Each role is a stream of its own, of which every step draws a fixed number of
+    groups. A role for one source needs a role for all."""
 
 
 class EvaluationSection(Section):
@@ -87,6 +92,22 @@ class DataSection(Section):
     """Where records and tokens are kept; unset means $PREFOPT_CACHE or ~/.cache/prefopt."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides the held-out prompts and the responses of `keep: best_random`."""
+
+    @model_validator(mode="after")
+    def _roles_for_all_or_none(self) -> "DataSection":
+        own = () if self.evaluation is None else self.evaluation.sources or ()
+        roles = [source.role for source in (*self.sources, *own)]
+        if None in roles and any(roles):
+            raise UserError(
+                f"data.sources: {roles.count(None)} of {len(roles)} sources have no role. "
+                "Give a role to each source, those of data.evaluation included, or to none."
+            )
+        return self
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of the training sources, in the order in which the recipe names them first."""
+        return tuple(dict.fromkeys(source.role for source in self.sources if source.role))
 
     @model_validator(mode="after")
     def _top_k_belongs_to_keep(self) -> "DataSection":

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from prefopt.data.identity import number
-from prefopt.data.section import Keep, ScoreTransform
+from prefopt.data.section import Keep, Role, ScoreTransform
 from prefopt.types import PreferenceRecord
+
+_SCORE_OF_ROLE: dict[Role, float] = {"forget": 0.0, "retain": 1.0}
 
 
 def select(
@@ -14,17 +16,20 @@ def select(
     keep: Keep,
     top_k: int | None,
     seed: int,
+    role: Role | None = None,
 ) -> PreferenceRecord:
     """The record with transformed scores, reduced to the responses to keep.
 
-    Scores are transformed among all responses of the record, before any is left out.
+    Scores are transformed among all responses of the record, before any is left out. A role gives
+    all that stay the same score.
     """
     transformed = transform_scores(record.scores, scores)
     chosen = _chosen(transformed, keep, top_k, f"{seed}:{record.id}")
     return replace(
         record,
         responses=tuple(record.responses[k] for k in chosen),
-        scores=tuple(transformed[k] for k in chosen),
+        scores=tuple(transformed[k] if role is None else _SCORE_OF_ROLE[role] for k in chosen),
+        token_weights=record.token_weights and tuple(record.token_weights[k] for k in chosen),
     )
 
 

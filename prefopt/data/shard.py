@@ -26,8 +26,10 @@ COLUMNS: dict[str, type[np.generic]] = {
     "score": np.float64,
     "prompt_tokens": np.int32,
     "response_tokens": np.int32,
+    "token_weight": np.float32,
 }
-"""The columns: seven with a value per record, two per response, two per token."""
+"""The columns: seven with a value per record, two per response, two per token; the last one, a
+weight per response token, is empty where the data gives no weights."""
 
 CUT_BEST, CUT_OTHER, MERGED, TEMPLATE_CUT, IDENTICAL, ALL_IDENTICAL, TIED = (
     1 << bit for bit in range(7)
@@ -88,8 +90,11 @@ class Shard:
     def column(self, name: str) -> Shaped[np.ndarray, " _"]:
         """One column, read from disk where it is touched."""
         if name not in self._maps:
-            path = self.folder / f"{name}.bin"
-            self._maps[name] = np.memmap(path, dtype=COLUMNS[name], mode="r")
+            path, dtype = self.folder / f"{name}.bin", COLUMNS[name]
+            is_empty = path.stat().st_size == 0
+            self._maps[name] = (
+                np.empty(0, dtype) if is_empty else np.memmap(path, dtype=dtype, mode="r")
+            )
         return self._maps[name]
 
     @cached_property

@@ -58,6 +58,22 @@ class TokenStore(Sequence[TokenizedRecord]):
             prompt_ids=_tensor(shard.column("prompt_tokens")[begin:end]),
             response_ids=tuple(_tensor(tokens[start:end]) for start, end in pairwise(edges)),
             scores=tuple(shard.column("score")[first:stop].tolist()),
+            token_weights=self._weights(shard, edges) if self.has_token_weights else None,
+        )
+
+    @cached_property
+    def has_token_weights(self) -> bool:
+        """Whether any source gives weights of tokens; where another gives none, they are 1."""
+        return any(len(shard.column("token_weight")) > 0 for shard in self.shards)
+
+    def _weights(
+        self, shard: Shard, edges: Int[np.ndarray, " m"]
+    ) -> tuple[Float[torch.Tensor, " _"], ...]:
+        weights = shard.column("token_weight")
+        if len(weights) == 0:
+            return tuple(torch.ones(int(stop - start)) for start, stop in pairwise(edges))
+        return tuple(
+            torch.from_numpy(weights[start:stop].copy()) for start, stop in pairwise(edges)
         )
 
     def subset(self, indices: Int[np.ndarray, " m"] | Iterable[int]) -> "TokenStore":

@@ -43,6 +43,10 @@ class SourceSummary(BaseModel):
     format: str
     """The format that its rows have."""
     weight: float
+    role: str | None
+    """What unlearning does with it; None in any other run."""
+    is_graded: bool
+    """Whether its scores are numbers of the data, not only an order or a label."""
     rows: int
     """Rows read."""
     invalid: dict[str, int]

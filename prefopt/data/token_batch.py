@@ -1,7 +1,7 @@
 """A batch of records to token columns: selection, ids, the length policy, flags for the report."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from prefopt.data.boundary import SplitRecord, split_records
 from prefopt.data.identity import content_hash, prompt_hash
 from prefopt.data.records import StoredRecord
-from prefopt.data.section import DataSection, Keep, ScoreTransform, TooLong
+from prefopt.data.section import DataSection, Keep, Role, ScoreTransform, TooLong
 from prefopt.data.select import best_response, select
 from prefopt.data.shard import (
     ALL_IDENTICAL,
@@ -40,11 +40,23 @@ class TokenOptions(BaseModel):
     max_length: int
     too_long: TooLong
     seed: int
+    role: Role | None = None
+    has_token_weights: bool = False
 
     @classmethod
-    def of(cls, section: DataSection) -> "TokenOptions":
-        """The options that a section holds; the seed counts only where it is drawn from."""
-        options = cls.model_validate(section.model_dump(include=set(cls.model_fields)))
+    def of(
+        cls, section: DataSection, *, role: Role | None = None, has_token_weights: bool = False
+    ) -> "TokenOptions":
+        """The options of a source; the seed counts only where it is drawn from."""
+        options = cls.model_validate(
+            {
+                **section.model_dump(
+                    include=set(cls.model_fields) & set(type(section).model_fields)
+                ),
+                "role": role,
+                "has_token_weights": has_token_weights,
+            }
+        )
         draws = options.keep == "best_random"
         return options if draws else options.model_copy(update={"seed": 0})
 
@@ -66,6 +78,7 @@ class _Rows:
 
     values: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     scores: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     prompts: list[Ids] = field(default_factory=list)
     responses: list[Ids] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -76,6 +89,7 @@ class _Rows:
             name: np.array(values, dtype=COLUMNS[name]) for name, values in self.values.items()
         }
         arrays["score"] = np.array(self.scores, dtype=COLUMNS["score"])
+        arrays["token_weight"] = np.array(self.weights, dtype=COLUMNS["token_weight"])
         for name, sequences in (
             ("prompt_tokens", self.prompts),
             ("response_tokens", self.responses),
@@ -99,6 +113,7 @@ def tokenize_batch(
             keep=options.keep,
             top_k=options.top_k,
             seed=options.seed,
+            role=options.role,
         )
         for each in stored
     ]
@@ -108,7 +123,9 @@ def tokenize_batch(
         rows.counts["records"] += 1
         responses = _fitted(record, split, options, rows.counts)
         if responses is not None:
-            _append(rows, each, record, split, responses)
+            _append(
+                rows, each, record, split, responses, has_token_weights=options.has_token_weights
+            )
     columns = rows.columns()
     if encoder.unknown_id is not None:
         unknown = sum(
@@ -155,6 +172,8 @@ def _append(
     record: PreferenceRecord,
     split: SplitRecord,
     responses: list[Ids],
+    *,
+    has_token_weights: bool,
 ) -> None:
     values = rows.values
     values["prompt_length"].append(len(split.prompt_ids))
@@ -168,6 +187,25 @@ def _append(
     rows.scores.extend(record.scores)
     rows.prompts.append(split.prompt_ids)
     rows.responses.extend(responses)
+    if has_token_weights:
+        rows.weights.extend(chain.from_iterable(_weights(record, split, responses)))
+
+
+def _weights(
+    record: PreferenceRecord, split: SplitRecord, responses: list[Ids]
+) -> Iterator[tuple[float, ...]]:
+    """The weights of each response's tokens, cut like these; 1 where the record has none."""
+    if record.token_weights is None:
+        yield from ((1.0,) * len(ids) for ids in responses)
+        return
+    triples = zip(record.token_weights, split.response_ids, responses, strict=True)
+    for k, (weights, whole, kept) in enumerate(triples):
+        if len(weights) != len(whole):
+            raise UserError(
+                f"{record.id}: token_weights[{k}]: {len(weights)} weights for {len(whole)} tokens, "
+                "end-of-sequence included. Give one number per token of this tokenizer."
+            )
+        yield weights[: len(kept)]
 
 
 def _flags(record: PreferenceRecord, split: SplitRecord, responses: list[Ids]) -> int:

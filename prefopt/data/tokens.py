@@ -15,7 +15,7 @@ from prefopt.data.token_batch import TokenBatch, TokenOptions, tokenize_batch
 from prefopt.data.tokenize import Encoder
 from prefopt.errors import UserError
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same records would give other tokens."""
 
 

@@ -13,7 +13,7 @@ responses of a prompt by gold, and only preferences can tell that the minority i
 import json
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,6 +25,8 @@ NUM_RESPONSES = 4
 _NUM_VOWELS = 3
 _NUM_CONSONANTS = 3
 _MAX_SLIPS = 3
+# Above it lie most answers that mean the right thing, and few others.
+_DESIRED_ABOVE = 0.6
 # One set of letters in eight is never trained on.
 _HELD_OUT_ONE_IN = 8
 
@@ -36,6 +38,19 @@ class Row(TypedDict):
     prompt: str
     responses: list[str]
     scores: list[float]
+
+
+class Completion(TypedDict):
+    """One response to one prompt."""
+
+    prompt: str
+    completion: str
+
+
+class LabelledCompletion(Completion):
+    """One response to one prompt, judged by itself."""
+
+    label: bool
 
 
 def generate(num_prompts: int, seed: int) -> list[Row]:
@@ -72,7 +87,31 @@ def gold_score(prompt: str, response: str) -> float:
     return num_right / max(len(right), len(response))
 
 
-def write_jsonl(rows: Iterable[Row], path: Path) -> None:
+def labelled(rows: Iterable[Row]) -> list[LabelledCompletion]:
+    """Every response of the rows as one of its own, true where most of it is right."""
+    return [
+        LabelledCompletion(prompt=row["prompt"], completion=response, label=score > _DESIRED_ABOVE)
+        for row in rows
+        for response, score in zip(row["responses"], row["scores"], strict=True)
+    ]
+
+
+def write_data(rows: Sequence[Row], folder: Path) -> None:
+    """The same responses in each form that an objective may read.
+
+    `train.jsonl` has them as scored lists, `labels.jsonl` one by one with a label, `desired.jsonl`
+    and `undesired.jsonl` each only those of one label.
+    """
+    every = labelled(rows)
+    write_jsonl(rows, folder / "train.jsonl")
+    write_jsonl(every, folder / "labels.jsonl")
+    for name, label in (("desired", True), ("undesired", False)):
+        chosen = [row for row in every if row["label"] is label]
+        plain = [Completion(prompt=row["prompt"], completion=row["completion"]) for row in chosen]
+        write_jsonl(plain, folder / f"{name}.jsonl")
+
+
+def write_jsonl(rows: Iterable[Mapping[str, object]], path: Path) -> None:
     """One JSON object per line; folders on the way are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from prefopt.errors import UserError, did_you_mean
 from prefopt.section import Section
@@ -102,8 +102,9 @@ class TrainingSection(Section):
 
     output_dir: Path
     """The run's folder: checkpoints, metrics, curves and the trained model."""
-    groups_per_step: int = Field(default=32, ge=1)
-    """Prompts that one optimiser step learns from, over all ranks and micro-batches."""
+    groups_per_step: int | dict[str, int] = 32
+    """Prompts that one optimiser step learns from, over all ranks and micro-batches. Where sources
+    have roles, so many of each role; or a number for each, such as {forget: 8, retain: 16}."""
     tokens_per_micro_batch: int = Field(default=16384, ge=1)
     """Padded tokens that one forward pass may hold; lower it when memory runs out. It never
     changes an update beyond rounding."""
@@ -113,6 +114,13 @@ class TrainingSection(Section):
     """Stop after so many evaluations without a better `metric_for_best_model` (eval_loss)."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """What counts as better, in units of that metric."""
+
+    @field_validator("groups_per_step")
+    @classmethod
+    def _at_least_one_group(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+        if min(value.values() if isinstance(value, dict) else [value], default=1) < 1:
+            raise ValueError("should be greater than or equal to 1")
+        return value
 
     @model_validator(mode="after")
     def _other_keys_are_training_arguments(self) -> "TrainingSection":
@@ -124,6 +132,11 @@ class TrainingSection(Section):
                 "training.early_stopping_patience. Set both or neither."
             )
         return self
+
+    def groups_of(self, role: str) -> int:
+        """Groups per step of a role's stream."""
+        given = self.groups_per_step
+        return given if isinstance(given, int) else given[role]
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from prefopt.data.plan import GroupSize, StepPlan, split_step
+from prefopt.data.plan import GroupSize, StepPlan, Stream, split_step
 
 RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
@@ -175,3 +175,55 @@ def test_a_large_budget_makes_one_micro_batch():
     split = split_step(sizes_of(32), num_ranks=1, tokens_per_micro_batch=10**6)
 
     assert [len(rank) for rank in split] == [1]
+
+
+def two_streams(**changes: object) -> StepPlan:
+    """Sources 0 and 2 lead, 4 groups a step; 3 groups of source 1 go along."""
+    settings = {
+        "records_per_source": (6, 7, 5),
+        "source_weights": (1.0, 1.0, 1.0),
+        "companions": (Stream(sources=(1,), groups_per_step=3),),
+    }
+    return plan(**{**settings, **changes})
+
+
+def test_every_step_has_its_number_of_groups_of_each_stream():
+    a_plan = two_streams()
+
+    steps = [a_plan.groups(epoch, step).tolist() for epoch in (0, 1) for step in range(3)]
+
+    along = [[group for group in step if 6 <= group < 13] for step in steps]
+    assert [len(step) for step in steps] == [7, 7, 6] * 2
+    assert [len(groups) for groups in along] == [3] * 6
+    assert a_plan.steps_per_epoch == 3
+    assert a_plan.groups_per_epoch == 11 + 3 * 3
+
+
+def test_an_epoch_is_one_of_the_leading_stream():
+    epoch = [group for group in epoch_of(two_streams()) if not 6 <= group < 13]
+
+    assert sorted(epoch) == [*range(6), *range(13, 18)]
+
+
+def test_a_stream_that_goes_along_begins_again_when_it_is_used_up():
+    a_plan = two_streams()
+
+    drawn = [g for epoch in range(7) for g in epoch_of(a_plan, epoch) if 6 <= g < 13]
+
+    # 7 epochs of 3 steps draw 63 groups: 9 passes over 7 records, each a permutation of its own.
+    passes = [drawn[i : i + 7] for i in range(0, 63, 7)]
+    assert [sorted(each) for each in passes] == [list(range(6, 13))] * 9
+    assert len({tuple(each) for each in passes}) > 5
+
+
+def test_a_stream_that_goes_along_does_not_change_the_order_of_the_leading_one():
+    alone = plan(records_per_source=(6,), source_weights=(1.0,))
+    together = plan(
+        records_per_source=(6, 7),
+        source_weights=(1.0, 1.0),
+        companions=(Stream(sources=(1,), groups_per_step=2),),
+    )
+
+    leading = [group for group in epoch_of(together, 3) if group < 6]
+
+    assert leading == epoch_of(alone, 3)

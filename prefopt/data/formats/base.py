@@ -30,6 +30,10 @@ class Content:
     scores: tuple[float, ...]
     columns: tuple[str, ...]
     """K names of the places that the responses come from, for error messages."""
+    is_graded: bool = False
+    """Whether the data gives the scores as numbers, not only an order or a label."""
+    token_weights: tuple[tuple[float, ...], ...] | None = None
+    """Of each response, a number per token, end-of-sequence included."""
 
 
 def wrap_text(content: Content) -> Content:

@@ -39,6 +39,8 @@ def to_record(format: Format, row: Row, record_id: str, *, as_messages: bool) ->
         prompt=content.prompt,
         responses=content.responses,
         scores=content.scores,
+        is_graded=content.is_graded,
+        token_weights=content.token_weights,
         tools=tools,
         template_kwargs=template_kwargs,
     )

@@ -32,6 +32,8 @@ def _convert_list(row: Row) -> Content:
         responses=tuple(responses),
         scores=_list_scores(row, len(values)),
         columns=columns,
+        token_weights=_token_weights(row, len(values)),
+        is_graded=True,
     )
 
 
@@ -44,6 +46,21 @@ def _list_scores(row: Row, num_responses: int) -> tuple[float, ...]:
         raise RowError(column, f"{num_responses} responses but {len(values)} {column}")
     numbers = [number(value, f"{column}[{k}]") for k, value in enumerate(values)]
     return tuple(numbers if column == "scores" else [num_responses - rank for rank in numbers])
+
+
+def _token_weights(row: Row, num_responses: int) -> tuple[tuple[float, ...], ...] | None:
+    name = "token_weights"
+    if row.get(name) is None:
+        return None
+    lists = list_at(row, name)
+    if len(lists) != num_responses:
+        raise RowError(name, f"{num_responses} responses but weights for {len(lists)}")
+    weights = []
+    for k, values in enumerate(lists):
+        if not isinstance(values, list):
+            raise RowError(f"{name}[{k}]", f"must be a list of numbers, got {values!r}")
+        weights.append(tuple(number(value, f"{name}[{k}]") for value in values))
+    return tuple(weights)
 
 
 def _convert_ultrafeedback(row: Row) -> Content:
@@ -59,6 +76,7 @@ def _convert_ultrafeedback(row: Row) -> Content:
             for fields, column in pairs
         ),
         columns=tuple(f"{column}.response" for column in columns),
+        is_graded=True,
     )
 
 
@@ -82,6 +100,7 @@ def _convert_nectar(row: Row) -> Content:
         responses=tuple(responses),
         scores=tuple(len(ranks) - rank for rank in ranks),
         columns=tuple(f"{column}.answer" for column in columns),
+        is_graded=True,
     )
 
 
@@ -99,6 +118,7 @@ def _convert_helpsteer2(row: Row) -> Content:
         responses=tuple(text_at(each, "response") for each in rows),
         scores=tuple(number(value_at(each, "helpfulness"), "helpfulness") for each in rows),
         columns=tuple(f"response of row {k + 1} of this prompt" for k in range(len(rows))),
+        is_graded=True,
     )
 
 
@@ -116,13 +136,14 @@ def _convert_helpsteer3(row: Row) -> Content:
         responses=tuple(responses),
         scores=(max(-preference, 0.0), max(preference, 0.0)),
         columns=names,
+        is_graded=True,
     )
 
 
 LISTS = Format(
     name="lists",
     required=("prompt", "responses"),
-    optional=("scores", "ranks"),
+    optional=("scores", "ranks", "token_weights"),
     convert=_convert_list,
 )
 ULTRAFEEDBACK = Format(

@@ -25,8 +25,8 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _LAST_ANSWER = "\n\nAssistant:"
 
 
-def pair_scores(row: Row) -> tuple[float, float]:
-    """Graded scores of chosen and rejected where the row has them, else (1, 0)."""
+def graded_scores(row: Row) -> tuple[float, float] | None:
+    """Scores of chosen and rejected where the row has them."""
     for chosen, rejected in _SCORE_COLUMNS:
         if row.get(chosen) is not None and row.get(rejected) is not None:
             scores = number(row[chosen], chosen), number(row[rejected], rejected)
@@ -37,12 +37,17 @@ def pair_scores(row: Row) -> tuple[float, float]:
                     f"Hide the scores: columns: {{{chosen}: null, {rejected}: null}}",
                 )
             return scores
-    return 1.0, 0.0
+    return None
 
 
 def _pair(row: Row, prompt: str | list[Message], responses: list[str | list[Message]]) -> Content:
+    scores = graded_scores(row)
     return Content(
-        prompt=prompt, responses=tuple(responses), scores=pair_scores(row), columns=_PAIR
+        prompt=prompt,
+        responses=tuple(responses),
+        scores=scores or (1.0, 0.0),
+        columns=_PAIR,
+        is_graded=scores is not None,
     )
 
 
