@@ -8,6 +8,7 @@ from prefopt.config import Recipe
 from prefopt.data.prepare import PreparedData
 from prefopt.data.summary import SourceSummary
 from prefopt.errors import UserError
+from prefopt.train.needs import Fit
 
 
 def check_apart(recipe: Recipe) -> None:
@@ -42,16 +43,18 @@ def _inputs(recipe: Recipe) -> dict[str, str | Path | None]:
     }
 
 
-def report_data(data: PreparedData, objective_name: str, num_counted: int) -> None:
+def report_data(data: PreparedData, objective_name: str, fit: Fit) -> None:
     """Say in a few lines what is trained on, and what is not and why."""
     summary = data.summary
     for source in (*summary.sources, *summary.evaluation_sources):
         typer.echo(_line(source))
     for note in summary.notes:
         typer.echo(f"! {note}")
+    if fit.warning:
+        typer.echo(f"! {fit.warning}")
     held_out = "" if data.evaluation is None else f", {len(data.evaluation):,} held out"
     typer.echo(
-        f"{objective_name} learns from {num_counted:,} of {len(data.train):,} records{held_out}"
+        f"{objective_name} learns from {fit.num_counted:,} of {len(data.train):,} records{held_out}"
     )
 
 

@@ -24,7 +24,7 @@ from prefopt.data.summary import DataSummary, Quantiles, SourceSummary, StoreSum
 from prefopt.models.load import check_model_sections
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.arguments import training_arguments
-from prefopt.train.steps import check_scores
+from prefopt.train.needs import check_needs
 
 __all__ = ["render_preview", "render_summary", "run"]
 
@@ -48,9 +48,13 @@ def run(recipe_path: Path, overrides: Sequence[str], show: int, as_json: bool) -
         console = Console()
         render_summary(data.summary, console)
         render_preview(data.train, tokenizer, console, show)
-    num_counted = check_scores(recipe.objective, data.train)
+    fit = check_needs(recipe.objective, data)
     if not as_json:
-        typer.echo(f"{recipe.objective.name} learns from {num_counted:,} of {len(data.train):,}.")
+        if fit.warning:
+            typer.echo(f"! {fit.warning}")
+        typer.echo(
+            f"{recipe.objective.name} learns from {fit.num_counted:,} of {len(data.train):,}."
+        )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What one rank does of each optimiser step, as items of an ordinary data loader."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,17 +12,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from prefopt.data.collate import collate
 from prefopt.data.plan import GroupSize, StepPlan, split_step
 from prefopt.data.store import TokenStore
-from prefopt.errors import UserError
+from prefopt.data.token_facts import differing_tokens, token_noise
 from prefopt.objectives import Objective, weigh
-from prefopt.types import GroupBatch, ObjectiveOutput
-
-_RECORDS_AT_ONCE = 2**16
-_READS = {
-    "preferred_pairs": "pairs of responses of which one scores higher",
-    "graded": "scores",
-    "labels": "labels 0 and 1",
-    "responses": "the responses that it selects",
-}
+from prefopt.types import GroupBatch, ObjectiveOutput, TokenizedRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +29,14 @@ class StepShare:
     """Of each term of the loss: the sum of weights over all groups of the step, on all ranks."""
     num_tokens: int
     """Prompt and response tokens of the whole step, each prompt once."""
+    num_groups: int
+    """Groups of the whole step."""
+    positions: tuple[tuple[int, ...], ...]
+    """Where each micro-batch's groups stand in the step; none for a filler."""
+    statistic_batches: tuple[GroupBatch, ...] = ()
+    """What an objective that couples groups takes its statistic of; empty: nothing, since one
+    micro-batch is the whole step."""
+    statistic_positions: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,9 @@ class Facts:
 
 StepKey = tuple[int, int]
 """Epoch and step in the epoch, both counted from 0."""
+
+_Split = tuple[tuple[tuple[int, ...], ...], tuple[GroupBatch, ...]]
+"""Positions in the step of the groups of each micro-batch, and the micro-batches."""
 
 
 class StepDataset(Dataset[StepShare]):
@@ -81,26 +85,92 @@ class StepDataset(Dataset[StepShare]):
 
     def __getitem__(self, key: StepKey) -> StepShare:
         """The share of step key[1] of epoch key[0]."""
-        records = self.plan.groups(*key)
-        facts = facts_of(self.store, records)
-        longest = self.store.prompt_lengths[records] + facts.num_tokens.numpy().max(axis=1)
-        num_rows = self.store.num_responses[records]
+        numbers = self.plan.groups(*key)
+        facts = facts_of(self.store, numbers)
+        num_prompt_tokens = self.store.prompt_lengths[numbers]
+        longest = num_prompt_tokens + facts.num_tokens.numpy().max(axis=1)
+        num_rows = self.store.num_responses[numbers]
+        positions, batches = self._mine(num_rows, longest, lambda i: self.store[numbers[i]], key)
+        terms = facts.weigh(self.objective).all_terms()
+        statistic_positions, statistic_batches = positions, batches
+        if self.objective.mismatches_responses:
+            statistic_positions, statistic_batches = self._mismatched(numbers, facts, key)
+        elif not self.objective.couples_groups or (self.num_ranks == 1 and len(batches) == 1):
+            statistic_positions, statistic_batches = (), ()
+        return StepShare(
+            micro_batches=batches,
+            num_real=sum(map(bool, positions)),
+            denominators={name: float(term.weight.sum()) for name, term in terms.items()},
+            num_tokens=int(num_prompt_tokens.sum() + facts.num_tokens.sum()),
+            num_groups=len(numbers),
+            positions=positions,
+            statistic_positions=statistic_positions,
+            statistic_batches=statistic_batches,
+        )
+
+    def _mine(
+        self,
+        num_rows: Int[np.ndarray, " S"],
+        longest: Int[np.ndarray, " S"],
+        load: Callable[[int], TokenizedRecord],
+        key: StepKey,
+    ) -> _Split:
+        """This rank's part of a step whose groups have such rows, in micro-batches."""
         mine = split_step(
             [GroupSize(*size) for size in zip(num_rows.tolist(), longest.tolist(), strict=True)],
             num_ranks=self.num_ranks,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )[self.rank]
         cheapest = int((num_rows * longest).argmin())
-        filled = [groups or [cheapest] for groups in mine]
-        terms = facts.weigh(self.objective).all_terms()
-        return StepShare(
-            micro_batches=tuple(
-                collate([self.store[records[i]] for i in groups]) for groups in filled
-            ),
-            num_real=sum(bool(groups) for groups in mine),
-            denominators={name: float(term.weight.sum()) for name, term in terms.items()},
-            num_tokens=int(self.store.prompt_lengths[records].sum() + facts.num_tokens.sum()),
-        )
+        batches = [self._batch([load(i) for i in groups or [cheapest]], key) for groups in mine]
+        return tuple(map(tuple, mine)), tuple(batches)
+
+    def _mismatched(self, numbers: Int[np.ndarray, " S"], facts: Facts, key: StepKey) -> _Split:
+        """The step with every prompt before the responses of the next group, cut to fit a row."""
+        following = np.roll(numbers, -1)
+        num_prompt_tokens = self.store.prompt_lengths[numbers]
+        longest = num_prompt_tokens + np.roll(facts.num_tokens.numpy().max(axis=1), -1)
+
+        def load(i: int) -> TokenizedRecord:
+            record: TokenizedRecord = self.store[numbers[i]]
+            other: TokenizedRecord = self.store[following[i]]
+            room = self.longest_row - record.num_prompt_tokens
+            return replace(
+                other,
+                id=record.id,
+                prompt_ids=record.prompt_ids,
+                response_ids=tuple(ids[:room] for ids in other.response_ids),
+                token_weights=None,
+            )
+
+        longest = np.minimum(longest, self.longest_row)
+        return self._mine(self.store.num_responses[following], longest, load, key)
+
+    @cached_property
+    def longest_row(self) -> int:
+        """Tokens of the longest prompt with response in the data."""
+        first = self.store.first_responses[:-1]
+        longest = np.maximum.reduceat(self.store.all_response_lengths, first)
+        return int((self.store.prompt_lengths + longest).max())
+
+    def _batch(self, records: Sequence[TokenizedRecord], key: StepKey) -> GroupBatch:
+        """A micro-batch with whatever the objective reads of single tokens."""
+        batch, objective = collate(records), self.objective
+        if objective.needs_diff:
+            differs = [each for record in records for each in differing_tokens(record)]
+            batch = replace(batch, differs=torch.cat(differs))
+        if objective.num_top_logits:
+            noise = [each for r in records for each in token_noise(r, [self.plan.seed, *key])]
+            batch = replace(batch, noise=torch.cat(noise))
+        if objective.num_top_logits or objective.needs_reference_distribution:
+            chosen = objective.responses_with_statistics(batch.scores, batch.where)
+            is_chosen = chosen.flatten()[batch.response_of_token]
+            batch = replace(
+                batch,
+                statistic_tokens=is_chosen.nonzero().squeeze(1),
+                plain_tokens=(~is_chosen).nonzero().squeeze(1),
+            )
+        return batch
 
 
 def facts_of(store: TokenStore, records: Int[np.ndarray, " G"]) -> Facts:
@@ -115,35 +185,6 @@ def facts_of(store: TokenStore, records: Int[np.ndarray, " G"]) -> Facts:
         num_tokens=torch.from_numpy(np.where(where, store.all_response_lengths[positions], 0)),
         where=torch.from_numpy(where),
     )
-
-
-def check_scores(objective: Objective, store: TokenStore) -> int:
-    """How many records the objective counts; refuse data from which it cannot learn.
-
-    Raises:
-        UserError: if no record says anything to the objective, or it needs labels and a score is
-            neither 0 nor 1.
-    """
-    if objective.needs == "labels":
-        wrong = np.flatnonzero(~np.isin(store.all_scores, (0.0, 1.0)))
-        if wrong.size:
-            record = int(np.searchsorted(store.first_responses, wrong[0], side="right")) - 1
-            raise UserError(
-                f"{store.record_id(record)}: score {store.all_scores[wrong[0]]}, but "
-                f"objective.name: {objective.name} needs labels, 0 or 1. "
-                "Label the data, or choose an objective for scored lists."
-            )
-    num_counted = 0
-    for first in range(0, len(store), _RECORDS_AT_ONCE):
-        records = np.arange(first, min(first + _RECORDS_AT_ONCE, len(store)))
-        num_counted += int(facts_of(store, records).weigh(objective).counted.sum())
-    if num_counted == 0:
-        raise UserError(
-            f"data: none of the {len(store)} records says anything to objective.name: "
-            f"{objective.name}, which reads {_READS[objective.needs]}. "
-            "Look at the scores with prefopt validate, or choose another objective."
-        )
-    return num_counted
 
 
 class StepSampler(Sampler[list[StepKey]]):

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from prefopt.models.head import compare_with_plain_logits
-from prefopt.models.layout import token_logps
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.checkpoint import save_atomically, staging_folder
 from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
+from prefopt.train.scoring import score_batch, statistics_of
 from prefopt.train.steps import StepDataset, StepShare, step_loader
 from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
 
@@ -101,12 +101,14 @@ class PreferenceTrainer(Trainer):
         if self._training_since is None:
             self._training_since = time.perf_counter()
         self._sums, self._guard = StepSums(), StepGuard()
+        statistics = self._step_statistics(model, inputs)
         for i, micro_batch in enumerate(inputs.micro_batches):
             is_last = i == len(inputs.micro_batches) - 1
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             with self._gradients_of(model, is_last):
                 batch = self._prepare_inputs(micro_batch)
-                loss = self._micro_batch_loss(model, batch, inputs, is_filler=i >= inputs.num_real)
+                is_filler = i >= inputs.num_real
+                loss = self._micro_batch_loss(model, batch, inputs, statistics, is_filler=is_filler)
                 if is_last:
                     self._reduce_sums(inputs)
                 self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
@@ -125,11 +127,24 @@ class PreferenceTrainer(Trainer):
         context: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(model)
         return context
 
+    def _step_statistics(self, model: nn.Module, share: StepShare) -> Tensor | None:
+        if not share.statistic_batches:
+            return None
+        mine = statistics_of(self.objective, model, self.reference, share, self.args.device)
+        reduced: Tensor = self.accelerator.reduce(mine, reduction="sum")
+        return reduced
+
     def _micro_batch_loss(
-        self, model: nn.Module, batch: GroupBatch, share: StepShare, *, is_filler: bool
+        self,
+        model: nn.Module,
+        batch: GroupBatch,
+        share: StepShare,
+        statistics: Tensor | None,
+        *,
+        is_filler: bool,
     ) -> Tensor:
         """This micro-batch's part of the step's loss, and its numbers for the log."""
-        inputs, output = self._objective_of(model, batch)
+        inputs, output = self._objective_of(model, batch, statistics)
         loss = output.losses.sum() * 0.0
         for name, term in output.all_terms().items():
             if share.denominators[name] > 0:
@@ -143,18 +158,9 @@ class PreferenceTrainer(Trainer):
         return loss
 
     def _objective_of(
-        self, model: nn.Module, batch: GroupBatch
+        self, model: nn.Module, batch: GroupBatch, statistics: Tensor | None
     ) -> tuple[ObjectiveInputs, ObjectiveOutput]:
-        reference_logps = None
-        if self.reference is not None:
-            reference_logps = batch.sum_over_tokens(self.reference.token_logps(batch, model))
-        inputs = ObjectiveInputs(
-            policy_logps=batch.sum_over_tokens(token_logps(model, batch)),
-            reference_logps=reference_logps,
-            num_tokens=batch.num_tokens,
-            scores=batch.scores,
-            where=batch.where,
-        )
+        inputs = score_batch(self.objective, model, self.reference, batch, statistics)
         return inputs, self.objective(inputs)
 
     @property
@@ -233,10 +239,12 @@ class PreferenceTrainer(Trainer):
         model.eval()
         for step in range(dataset.plan.steps_per_epoch):
             share = dataset[0, step]
+            statistics = self._step_statistics(model, share)
             for i, micro_batch in enumerate(share.micro_batches):
                 is_filler = i >= share.num_real
                 with torch.no_grad():
-                    inputs, output = self._objective_of(model, self._prepare_inputs(micro_batch))
+                    batch = self._prepare_inputs(micro_batch)
+                    inputs, output = self._objective_of(model, batch, statistics)
                 for name, term in output.all_terms().items():
                     coefficients[name] = term.coefficient
                     sums.add(f"term/{name}:sum", term.losses.sum() * (not is_filler))
