@@ -24,7 +24,7 @@ from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
 from prefopt.train.scoring import score_batch, statistics_of
 from prefopt.train.steps import StepDataset, StepShare, step_loader
-from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
+from prefopt.types import GroupBatch
 
 
 class PreferenceTrainer(Trainer):
@@ -144,7 +144,8 @@ class PreferenceTrainer(Trainer):
         is_filler: bool,
     ) -> Tensor:
         """This micro-batch's part of the step's loss, and its numbers for the log."""
-        inputs, output = self._objective_of(model, batch, statistics)
+        inputs = score_batch(self.objective, model, self.reference, batch, statistics)
+        output = self.objective(inputs)
         loss = output.losses.sum() * 0.0
         for name, term in output.all_terms().items():
             if share.denominators[name] > 0:
@@ -156,12 +157,6 @@ class PreferenceTrainer(Trainer):
         self._sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
         self._guard.losses.append((batch.ids, output.losses.detach()))
         return loss
-
-    def _objective_of(
-        self, model: nn.Module, batch: GroupBatch, statistics: Tensor | None
-    ) -> tuple[ObjectiveInputs, ObjectiveOutput]:
-        inputs = score_batch(self.objective, model, self.reference, batch, statistics)
-        return inputs, self.objective(inputs)
 
     @property
     def tokens_per_micro_batch(self) -> int:
@@ -244,7 +239,8 @@ class PreferenceTrainer(Trainer):
                 is_filler = i >= share.num_real
                 with torch.no_grad():
                     batch = self._prepare_inputs(micro_batch)
-                    inputs, output = self._objective_of(model, batch, statistics)
+                    inputs = score_batch(self.objective, model, self.reference, batch, statistics)
+                    output = self.objective(inputs)
                 for name, term in output.all_terms().items():
                     coefficients[name] = term.coefficient
                     sums.add(f"term/{name}:sum", term.losses.sum() * (not is_filler))
