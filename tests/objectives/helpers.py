@@ -120,14 +120,10 @@ def draw_for(
     noise = torch.rand(response.shape, generator=generator, dtype=torch.float64)
     differs = torch.rand(response.shape, generator=generator) < 0.5
 
+    data = {"num_tokens": num_tokens, "scores": scores, "where": where}
+
     def from_logps(leaf: Tensor) -> ObjectiveInputs:
-        return ObjectiveInputs(
-            policy_logps=leaf,
-            reference_logps=reference,
-            num_tokens=num_tokens,
-            scores=scores,
-            where=where,
-        )
+        return ObjectiveInputs(policy_logps=leaf, reference_logps=reference, **data)
 
     def from_logits(leaf: Tensor) -> ObjectiveInputs:
         distribution, base = leaf.log_softmax(dim=1), reference.log_softmax(dim=1)
@@ -144,10 +140,11 @@ def draw_for(
             noise=noise.to(dtype),
             differs=differs,
         )
-        return replace(
-            from_logps(_sums(tokens.policy_logps, response, where)),
+        return ObjectiveInputs(
+            policy_logps=_sums(tokens.policy_logps, response, where),
             reference_logps=_sums(tokens.reference_logps, response, where),
             tokens=tokens,
+            **data,
         )
 
     return Draw(
@@ -170,7 +167,7 @@ def losses_and_gradient(objective: Objective, inputs: ObjectiveInputs) -> tuple[
 
 def loss_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
     """Gradient of a sum of losses, 0 where the loss does not depend on the tensor."""
-    (gradient,) = torch.autograd.grad(loss.sum(), leaf, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=True, materialize_grads=True)
     return gradient
 
 
