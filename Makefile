@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo test test-slow check docs format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -19,6 +19,10 @@ test-slow: $(INSTALLED)  ## Run the tests that take minutes.
 
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static
+
+docs: $(INSTALLED)  ## Write the generated page of objectives and the schema of recipes anew.
+	$(BIN)/python scripts/make_objectives_page.py
+	$(BIN)/prefopt schema --output recipes/recipe.schema.json
 
 format: $(INSTALLED)  ## Format the code and repair what lint can repair.
 	$(BIN)/ruff check --fix .

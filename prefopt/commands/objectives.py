@@ -16,11 +16,21 @@ from rich.text import Text
 from prefopt.errors import UserError, did_you_mean
 from prefopt.objectives import Objective, registered
 
-_WHAT_NEEDS_MEAN = {
+WHAT_NEEDS_MEAN = {
     "preferred_pairs": "responses of one prompt with different scores",
     "graded": "scored responses; the size of a score counts",
     "labels": "responses with score 1 or 0, each for itself; K = 1 suffices",
     "responses": "responses; scores only select, if at all",
+}
+_SPOKEN_TRAITS = {
+    "score_range": "scores must lie in its range",
+    "needs_tokens": "reads single tokens",
+    "needs_token_weights": "needs token weights from the data",
+    "num_top_logits": "looks at the most likely tokens of a position",
+    "needs_reference_distribution": "reads the reference's whole distribution",
+    "needs_diff": "reads in which tokens responses differ",
+    "couples_groups": "the groups of a step depend on each other",
+    "mismatches_responses": "takes a statistic of responses to other prompts",
 }
 _LIMITS = {
     "exclusiveMinimum": "> {}",
@@ -54,7 +64,7 @@ class Description:
     formula: str
     paper: str
     traits: dict[str, Any]
-    """By name; None where the objective's parameters decide."""
+    """By name; None where the objective's parameters decide, and absent where there is none."""
     parameters: list[Parameter]
 
 
@@ -107,8 +117,12 @@ def _traits(cls: type[Objective]) -> dict[str, Any]:
         if get_origin(hint) is ClassVar and name in vars(Objective).get("__annotations__", {})
     ]
     values = {name: inspect.getattr_static(cls, name) for name in traits if name != "name"}
-    plain = (bool, int, str)
-    return {name: value if isinstance(value, plain) else None for name, value in values.items()}
+    plain = (bool, int, str, tuple)
+    return {
+        name: value if isinstance(value, plain) else None
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _parameters(cls: type[Objective]) -> list[Parameter]:
@@ -149,11 +163,8 @@ def _print(console: Console, description: Description) -> None:
     facts.add_row("paper", description.paper)
     facts.add_row("data", _data(description.traits))
     facts.add_row("reference", _reference(description.traits))
-    others = [
-        name.replace("_", " ")
-        for name, value in description.traits.items()
-        if value and name not in ("needs", "needs_reference")
-    ]
+    facts.add_row("recipes", f"recipes/{description.name}/")
+    others = spoken_traits(description.traits)
     if others:
         facts.add_row("also", ", ".join(others))
     console.print(Padding(facts, (0, 0, 0, 2)))
@@ -162,9 +173,18 @@ def _print(console: Console, description: Description) -> None:
     console.print()
 
 
+def spoken_traits(traits: dict[str, Any]) -> list[str]:
+    """What is unusual about an objective, in words."""
+    return [
+        f"{text}, if its parameters say so" if traits[name] is None else text
+        for name, text in _SPOKEN_TRAITS.items()
+        if name in traits and (traits[name] is None or traits[name])
+    ]
+
+
 def _data(traits: dict[str, Any]) -> str:
     needs = traits["needs"]
-    return "what its parameters ask for" if needs is None else _WHAT_NEEDS_MEAN[needs]
+    return "what its parameters ask for" if needs is None else WHAT_NEEDS_MEAN[needs]
 
 
 def _reference(traits: dict[str, Any]) -> str:

@@ -33,26 +33,26 @@ def sections() -> dict[str, dict[str, object]]:
 
 
 def write_inputs(folder: Path) -> None:
-    """Two models, and records in the two forms that objectives read: scored lists and labels."""
+    """Two models; lists with scores of 0 to 1, the same of 0 to 10, and labelled completions."""
     save_tiny_model(folder / "model")
     # If the policy were its own reference, every weight and baseline of a step would be trivial.
     save_tiny_model(folder / "reference", seed=1)
     generator = random.Random(0)
-    lists, labels = [], []
+    shares, points, labels = [], [], []
     for _ in range(24):
         responses = [random_text(generator, 2, 9) for _ in range(generator.randint(2, 4))]
-        lists.append(
-            {
-                "prompt": random_text(generator, 3, 12),
-                "responses": responses,
-                "scores": [generator.randint(0, 4) / 4 for _ in responses],
-                # One more than letters: the end of the sequence.
-                "token_weights": [
-                    [float(generator.random() < 0.5) for _ in range(len(response) + 1)]
-                    for response in responses
-                ],
-            }
-        )
+        row = {
+            "prompt": random_text(generator, 3, 12),
+            "responses": responses,
+            # One more than letters: the end of the sequence.
+            "token_weights": [
+                [float(generator.random() < 0.5) for _ in range(len(response) + 1)]
+                for response in responses
+            ],
+        }
+        scores = [generator.randint(0, 4) / 4 for _ in responses]
+        shares.append({**row, "scores": scores})
+        points.append({**row, "scores": [10 * score for score in scores]})
         labels.append(
             {
                 "prompt": random_text(generator, 3, 12),
@@ -60,8 +60,8 @@ def write_inputs(folder: Path) -> None:
                 "label": generator.random() < 0.5,
             }
         )
-    write_jsonl(folder / "lists.jsonl", lists)
-    write_jsonl(folder / "labels.jsonl", labels)
+    for name, rows in (("shares", shares), ("points", points), ("labels", labels)):
+        write_jsonl(folder / f"{name}.jsonl", rows)
 
 
 def gradient_of(
@@ -69,7 +69,8 @@ def gradient_of(
 ) -> torch.Tensor:
     """What one step of the objective moves the weights by, at learning rate 1."""
     objective = build(section)
-    data = "labels" if objective.needs == "labels" else "lists"
+    data = "shares" if objective.score_range else "points"
+    data = "labels" if objective.needs == "labels" else data
     reference = {"reference": {"path": str(inputs / "reference")}}
     recipe = Recipe.model_validate(
         {
