@@ -310,3 +310,123 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, 
     assert "checkpoint-2" not in done.stdout
     assert ".saving" not in done.stdout
     assert "the last good checkpoint loads" in done.stdout
+
+
+LABELLED = {"prompt": "abc", "completion": "def", "label": True}
+SCORES_OUT_OF_RANGE = {**LIST, "scores": [7, 3]}
+UNEVEN_WEIGHTS = {**LIST, "token_weights": [[1, 1], [1]]}
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "words"),
+    [
+        *(
+            ({"name": name, **more}, [GOOD], ["data.sources[0]", "score_chosen", f": {name}"])
+            for name, more in (
+                ("mmpo", {}),
+                ("infonca", {"alpha": 1}),
+                ("lipo", {}),
+                ("nca", {"alpha": 1.0}),
+                ("bcpg_nsa", {}),
+            )
+        ),
+        ({"name": "mmpo"}, [LABELLED], ["data.sources[0]", "score_chosen"]),
+        ({"name": "lipo"}, [LIST, SCORES_OUT_OF_RANGE], ["pairs.jsonl:2: score 7", "[0, 1]"]),
+        (
+            {"name": "cringe"},
+            [{**LIST, "scores": [1, 0.5]}],
+            ["pairs.jsonl:1: score 0.5", "0 or 1"],
+        ),
+        ({"name": "kto"}, [SCORES_OUT_OF_RANGE], ["pairs.jsonl:1: score 7", "labels, 0 or 1"]),
+        ({"name": "npo"}, [{**LABELLED, "label": False}], ["'retain' term", "role: retain"]),
+        ({"name": "npo"}, [LABELLED], ["'forget' term", "role: forget"]),
+        ({"name": "grad_ascent"}, [LABELLED], ["objective.name: grad_ascent", "role: forget"]),
+        ({"name": "simpo"}, [LABELLED], ["has one response", "chosen and rejected"]),
+        ({"name": "ipo"}, [LABELLED], ["has one response", "chosen and rejected"]),
+        ({"name": "bcpg_nsa", "beta": 0.5}, [LIST], ["data.sources", "token_weights", "bcpg_nsa"]),
+        (
+            {"name": "bcpg_nsa"},
+            [UNEVEN_WEIGHTS],
+            ["pairs.jsonl:1", "token_weights[1]", "1 weights"],
+        ),
+        (
+            {"name": "lipo"},
+            [{**LIST, "token_weights": [[1, 1]]}],
+            ["token_weights", "2 responses but weights for 1"],
+        ),
+        (
+            {"name": "lipo"},
+            [{**LIST, "token_weights": [[1, "a"], [1, 1]]}],
+            ["pairs.jsonl:1", "token_weights[0]"],
+        ),
+        (
+            {"name": "weighted_sum", "terms": [{"name": "dpo"}, {"name": "npo"}]},
+            [{**LABELLED, "label": False}],
+            ["'0.dpo.loss' term", "weighted_sum"],
+        ),
+    ],
+)
+def test_data_that_lacks_what_an_objective_reads_is_refused(refused, objective, rows, words):
+    # No model weights are there to be read: the refusal comes before.
+    line = refused(objective=objective, rows=rows)
+
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"name": "dpo", "beta": 0}, ["objective.beta should be greater than 0, got 0"]),
+        ({"name": "cpo", "beta": -0.1}, ["objective.beta should be greater than 0, got -0.1"]),
+        ({"name": "exo", "label_smoothing": 0}, ["objective.label_smoothing", "logarithm"]),
+        ({"name": "robust_dpo", "label_smoothing": 0.5}, ["objective.label_smoothing", "0.5"]),
+        ({"name": "cpo", "nll_weight": 0}, ["objective.nll_weight should be greater than 0"]),
+        ({"name": "orpo", "odds_weight": 0}, ["objective.odds_weight should be greater than 0"]),
+        ({"name": "npo", "retain_weight": 0}, ["objective.retain_weight should be greater"]),
+        ({"name": "kto", "desirable_weight": 0}, ["objective.desirable_weight should be greater"]),
+        ({"name": "cringe", "alpha": 0}, ["objective.alpha should be greater than 0"]),
+        ({"name": "cringe", "k": 0}, ["objective.k should be greater than"]),
+        ({"name": "infonca"}, ["objective.alpha is missing"]),
+        (
+            {"name": "weighted_sum", "terms": [{"name": "dpo", "weight": 0}]},
+            ["objective.terms.0.weight must be a finite number above 0"],
+        ),
+        (
+            {"name": "weighted_sum", "terms": [{"name": "dr_dpo"}, {"name": "kto"}]},
+            ["dr_dpo and kto", "Keep one"],
+        ),
+    ],
+)
+def test_a_parameter_out_of_its_range_is_refused(refused, objective, words):
+    line = refused(objective=objective)
+
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"source": {"role": "forget"}}, ["data.sources: a role has no effect", "dpo"]),
+        ({"source": {"role": "keep"}}, ["data.sources.0.role", "'forget' or 'retain'"]),
+        (
+            {"training": {"groups_per_step": {"forget": 2}}},
+            ["training.groups_per_step", "the roles of data.sources are none"],
+        ),
+        (
+            {
+                "objective": {"name": "npo"},
+                "source": {"role": "forget"},
+                "training": {"groups_per_step": {"forget": 2, "retain": 2}},
+            },
+            ["training.groups_per_step", "forget, retain", "are forget"],
+        ),
+        (
+            {"training": {"groups_per_step": {"forget": 0, "retain": 1}}},
+            ["training.groups_per_step should be greater than or equal to 1"],
+        ),
+    ],
+)
+def test_roles_that_do_not_fit_are_refused(refused, sections, words):
+    line = refused(**sections)
+
+    assert all(word in line for word in words), line

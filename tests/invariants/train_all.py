@@ -1,4 +1,4 @@
-"""Trains dpo and ipo, full and LoRA, in one launch; test_modes.py compares the results.
+"""Trains a few objectives, full and LoRA, in one launch; test_modes.py compares the results.
 
 Usage: train_all.py FOLDER DTYPE TOKENS_PER_MICRO_BATCH, below accelerate launch.
 """
@@ -13,7 +13,19 @@ from torch.distributed.tensor import DTensor
 from prefopt.commands.train import train
 from prefopt.config import Recipe
 
-OBJECTIVES = ("dpo", "ipo")
+OBJECTIVES = {
+    "dpo": {"name": "dpo"},
+    "ipo": {"name": "ipo"},
+    # All that is asked of the whole vocabulary, of tokens and of the other groups of a step.
+    "all_traits": {
+        "name": "weighted_sum",
+        "terms": [
+            {"name": "kto", "weight": 1.0},
+            {"name": "cringe", "k": 2, "weight": 0.1},
+            {"name": "npo", "retain": "kl", "weight": 0.05},
+        ],
+    },
+}
 ADAPTERS = {
     "full": None,
     "lora": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
@@ -22,7 +34,7 @@ ADAPTERS = {
 
 def main(folder: Path, dtype: str, tokens_per_micro_batch: int) -> None:
     facts = {}
-    for objective in OBJECTIVES:
+    for objective, section in OBJECTIVES.items():
         for kind, adapter in ADAPTERS.items():
             name = f"{objective}-{kind}"
             sections = {
@@ -31,7 +43,7 @@ def main(folder: Path, dtype: str, tokens_per_micro_batch: int) -> None:
                     "sources": [{"path": str(folder.parent / "pairs.jsonl")}],
                     "cache_dir": str(folder.parent / "cache"),
                 },
-                "objective": {"name": objective},
+                "objective": section,
                 "training": {
                     "output_dir": str(folder / name),
                     "groups_per_step": 7,
