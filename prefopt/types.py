@@ -181,6 +181,20 @@ class TokenInputs:
     differs: Bool[Tensor, " N"] | None = None
     """True where a token of the best response is not in the worst one, and the other way round."""
 
+    def read(self, name: str) -> Tensor:
+        """One of the fields that only some objectives ask for.
+
+        Raises:
+            ValueError: if it was not given.
+        """
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise ValueError(
+                f"this objective reads tokens.{name}; set the trait that asks for it on the "
+                "objective and pass it."
+            )
+        return value
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveInputs:

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from prefopt.data.collate import collate
-from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput, TokenizedRecord
+from prefopt.types import (
+    GroupBatch,
+    ObjectiveInputs,
+    ObjectiveOutput,
+    TokenInputs,
+    TokenizedRecord,
+)
 
 
 def batch_of(lengths: list[list[int]]) -> GroupBatch:
@@ -113,3 +119,36 @@ def test_an_output_without_terms_has_one_whose_weight_is_what_counts():
 def test_types_are_frozen():
     with pytest.raises(AttributeError):
         inputs().scores = torch.zeros(1, 2)
+
+
+def test_a_field_of_tokens_that_was_not_given_is_named():
+    tokens = TokenInputs(
+        policy_logps=torch.zeros(1),
+        reference_logps=None,
+        response=torch.zeros(1, dtype=torch.int64),
+        labels=torch.zeros(1, dtype=torch.int64),
+    )
+
+    with pytest.raises(ValueError, match=r"reads tokens\.top_logps; set the trait"):
+        tokens.read("top_logps")
+
+
+def test_per_token_values_are_summed_by_response_and_absent_tokens_are_0():
+    where = torch.tensor([[True, True], [True, False]])
+    zeros = torch.zeros(2, 2)
+    tokens = TokenInputs(
+        policy_logps=torch.tensor([1.0, 2.0, 4.0, 8.0]),
+        reference_logps=None,
+        response=torch.tensor([0, 0, 1, 2]),
+        labels=torch.tensor([7, 7, 7, 7]),
+    )
+    inputs = ObjectiveInputs(
+        policy_logps=zeros,
+        reference_logps=None,
+        num_tokens=torch.tensor([[2, 1], [1, -7]]),
+        scores=zeros,
+        where=where,
+        tokens=tokens,
+    )
+
+    assert inputs.sum_over_tokens(tokens.policy_logps).tolist() == [[3.0, 4.0], [8.0, 0.0]]

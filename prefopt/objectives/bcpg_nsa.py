@@ -51,8 +51,7 @@ class BCPGNSA(Objective):
         advantages = scores - masked_mean(scores, inputs.where).unsqueeze(1)
         if self.beta != 1:
             tokens = inputs.token_inputs()
-            assert tokens.weights is not None
-            weights = tokens.weights.to(logps.dtype)
+            weights = tokens.read("weights").to(logps.dtype)
             spared = inputs.sum_over_tokens(weights * tokens.policy_logps)
             logps = logps - (1 - self.beta) * spared.masked_fill(advantages >= 0, 0.0)
         gains = advantages * logps - self.tau / 2 * log_ratios**2

@@ -58,16 +58,16 @@ class BMC(Objective):
             ValueError: if no reference log-probs of tokens were given.
         """
         tokens = inputs.token_inputs()
-        assert tokens.differs is not None
+        differs = tokens.read("differs")
         if tokens.reference_logps is None:
             raise ValueError("bmc needs reference log-probs of tokens; pass them with the tokens.")
         logps = tokens.policy_logps
         reference_logps = tokens.reference_logps.to(logps.dtype)
-        weights = self._weights(logps.detach(), tokens.differs)
+        weights = self._weights(logps.detach(), differs)
         if self.reference_weight == "policy":
             weighed = weights * (logps - reference_logps)
         else:
-            own = self._weights(reference_logps, tokens.differs)
+            own = self._weights(reference_logps, differs)
             weighed = weights * logps - own * reference_logps
         rewards = self.beta * inputs.sum_over_tokens(weighed)
         best = best_response(inputs.scores, inputs.where)

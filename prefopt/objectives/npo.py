@@ -91,6 +91,4 @@ class NPO(Objective):
     def _retain_costs(self, inputs: ObjectiveInputs) -> Float[Tensor, "G K"]:
         if self.retain == "nll":
             return -inputs.policy_logps
-        per_token = inputs.token_inputs().reference_kl
-        assert per_token is not None, "npo with retain: kl reads tokens.reference_kl"
-        return inputs.sum_over_tokens(per_token)
+        return inputs.sum_over_tokens(inputs.token_inputs().read("reference_kl"))
