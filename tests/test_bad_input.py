@@ -78,7 +78,7 @@ def refused(tmp_path, model, capsys):
         ({"training": {"learning_rate": "fast"}}, ["training.learning_rate", "'fast'"]),
         ({"training": {"groups_per_step": 0}}, ["training.groups_per_step", "got 0"]),
         ({"data": {"max_length": 1}}, ["data.max_length", "got 1"]),
-        ({"objective": {"name": "dop"}}, ["no objective 'dop'", "Did you mean 'dpo'?"]),
+        ({"objective": {"name": "simppo"}}, ["no objective 'simppo'", "Did you mean 'simpo'?"]),
         (
             {"training": {"per_device_train_batch_size": 4}},
             ["per_device_train_batch_size", "training.groups_per_step"],

@@ -77,5 +77,5 @@ def test_names_choose(capsys: pytest.CaptureFixture[str]):
 
 
 def test_an_unknown_name_gets_the_nearest():
-    with pytest.raises(UserError, match=r"no objective 'dop'\. Did you mean 'dpo'\?"):
-        run(["dop"], as_json=False)
+    with pytest.raises(UserError, match=r"no objective 'simppo'\. Did you mean 'simpo'\?"):
+        run(["simppo"], as_json=False)

@@ -12,7 +12,7 @@ from prefopt.objectives import Objective
 from prefopt.types import ObjectiveInputs, TokenInputs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-VOCABULARY = 23
+VOCABULARY = 11
 
 
 def inputs_of(

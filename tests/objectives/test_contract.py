@@ -106,18 +106,19 @@ def test_the_order_of_the_responses_does_not_matter(objective: Objective):
 
 
 @EVERY
-@pytest.mark.parametrize("num_slots", range(1, 17))
-def test_a_group_does_not_change_what_another_one_costs(objective: Objective, num_slots: int):
+def test_a_group_of_up_to_16_does_not_change_what_another_one_costs(objective: Objective):
     if objective.couples_groups:
         pytest.skip("its groups are meant to")
-    # Groups of 1 to K responses, ties among them.
-    inputs = draw(objective, num_groups=num_slots + 1, num_slots=num_slots).inputs
+    for num_slots in range(1, 17):
+        # Groups of 1 to K responses, ties among them.
+        inputs = draw(objective, num_groups=num_slots + 1, num_slots=num_slots).inputs
 
-    together = objective(inputs).losses
-    apart = torch.cat([objective(one).losses for one in one_by_one(inputs)])
+        together = objective(inputs).losses
 
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+        assert torch.isfinite(together).all()
+        for g in (0, num_slots - 1):
+            alone = objective(select(inputs, [g])).losses
+            torch.testing.assert_close(together[g : g + 1], alone, rtol=1e-12, atol=1e-12)
 
 
 @EVERY
@@ -168,29 +169,25 @@ def test_it_has_its_known_value_when_the_policy_is_the_reference(
 
 @EVERY
 @PRECISIONS
-@pytest.mark.parametrize("scale", [3.0, 300.0])
-@pytest.mark.parametrize("side", ["policy", "reference", "both"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 def test_very_unlikely_responses_stay_finite(
-    objective: Objective, dtype: torch.dtype, scale: float, side: str, autocast: bool
+    objective: Objective, dtype: torch.dtype, autocast: bool
 ):
-    scales = {"policy": (scale, 1.0), "reference": (1.0, scale), "both": (scale, -scale)}[side]
-    drawn = like(
-        objective,
-        draw(objective, num_groups=12).inputs,
-        policy_scale=scales[0],
-        reference_scale=scales[1],
-        dtype=dtype,
-    )
-    inputs = drawn.inputs
+    data = draw(objective, num_groups=12).inputs
+    for scale in (3.0, 300.0):
+        for policy, reference in ((scale, 1.0), (1.0, scale), (scale, -scale)):
+            drawn = like(
+                objective, data, policy_scale=policy, reference_scale=reference, dtype=dtype
+            )
+            inputs = drawn.inputs
 
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        losses = objective(inputs).losses
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                losses = objective(inputs).losses
 
-    assert losses.dtype == dtype
-    assert torch.isfinite(losses).all()
-    gradient = loss_gradient(losses, drawn.leaf)
-    assert torch.isfinite(gradient).all()
+            assert losses.dtype == dtype
+            assert torch.isfinite(losses).all(), (policy, reference)
+            gradient = loss_gradient(losses, drawn.leaf)
+            assert torch.isfinite(gradient).all(), (policy, reference)
 
 
 @EVERY
@@ -203,7 +200,7 @@ def test_gradients_are_those_of_finite_differences(objective: Objective):
         objective,
         scores=scores_for(objective, unit),
         where=torch.ones(2, 3, dtype=torch.bool),
-        num_tokens=torch.tensor([[3, 5, 2], [1, 4, 6]]),
+        num_tokens=torch.tensor([[2, 3, 1], [1, 2, 2]]),
     )
 
     assert gradients_are_exact(objective, drawn)
@@ -397,7 +394,7 @@ def test_numbers_are_not_taken_from_truth_values_words_or_nothing(name: str):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"name": "dop"}, r"no objective 'dop'\. Did you mean 'dpo'\? Known: "),
+        ({"name": "simppo"}, r"no objective 'simppo'\. Did you mean 'simpo'\? Known: "),
         ({"name": 3}, r"^objective\.name: no objective '3'\. Known: "),
         ({"beta": 0.1}, r"^objective\.name is missing\. Known: "),
         ({"name": "dpo", "beta": 0}, r"^objective\.beta should be greater than 0, got 0\.$"),
