@@ -66,7 +66,10 @@ def test_a_missing_section_is_named(tmp_path: Path, section: str):
             r"^data\.evaluation\.fracton: unknown key\. .*'fraction'\?",
         ),
         ("objective.bta=1", r"^objective\.bta: unknown key\. Did you mean 'beta'\?"),
-        ("objective.name=simppo", r"^objective\.name: no objective 'simppo'\. Did you mean 'simpo'\?"),
+        (
+            "objective.name=simppo",
+            r"^objective\.name: no objective 'simppo'\. Did you mean 'simpo'\?",
+        ),
         ("reference.pth=x", r"^reference\.pth: unknown key\. Did you mean 'path'\?"),
         ("adapter.alfa=1", r"^adapter\.alfa: unknown key\. Did you mean 'alpha'\?"),
         ("training.learning_rat=1", r"^training\.learning_rat: unknown key\. .*'learning_rate'\?"),

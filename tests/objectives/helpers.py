@@ -12,7 +12,7 @@ from prefopt.objectives import Objective
 from prefopt.types import ObjectiveInputs, TokenInputs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-VOCABULARY = 11
+VOCABULARY = 23
 
 
 def inputs_of(
@@ -304,7 +304,13 @@ def golden_cases() -> list[dict[str, object]]:
 
 
 def gradients_are_exact(objective: Objective, drawn: Draw) -> bool:
-    """Whether autograd agrees with finite differences in float64."""
+    """Whether autograd agrees with finite differences in float64.
+
+    Of hundreds of logits only random projections of the Jacobian are compared, which finds any
+    entry that is wrong.
+    """
     return torch.autograd.gradcheck(
-        lambda leaf: objective(drawn.inputs_from(leaf)).losses, (drawn.leaf,)
+        lambda leaf: objective(drawn.inputs_from(leaf)).losses,
+        (drawn.leaf,),
+        fast_mode=objective.needs_tokens,
     )
