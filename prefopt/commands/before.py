@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import typer
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from prefopt.config import Recipe
 from prefopt.data.prepare import PreparedData
 from prefopt.data.summary import SourceSummary
 from prefopt.errors import UserError
+from prefopt.models.reference import FrozenCopy, Reference
+from prefopt.objectives import Objective
 from prefopt.train.needs import Fit
 
 
@@ -43,6 +47,40 @@ def _inputs(recipe: Recipe) -> dict[str, str | Path | None]:
     }
 
 
+def check_vocabulary(
+    objective: Objective,
+    data: PreparedData,
+    policy: PreTrainedModel | PeftModel,
+    reference: Reference | None,
+) -> None:
+    """Refuse models whose vocabulary does not hold the data, or what the objective asks of it.
+
+    Raises:
+        UserError: naming the model and both sizes.
+    """
+    num_tokens = policy.config.get_text_config().vocab_size
+    stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
+    largest = max(store.largest_token for store in stores)
+    if largest >= num_tokens:
+        raise UserError(
+            f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
+            f"{num_tokens} only. Use the tokenizer that the model was trained with."
+        )
+    if objective.num_top_logits > num_tokens:
+        raise UserError(
+            f"objective.name: {objective.name} asks for the {objective.num_top_logits} most likely "
+            f"tokens, but the model's vocabulary has {num_tokens}. Lower its k."
+        )
+    if not objective.needs_reference_distribution or not isinstance(reference, FrozenCopy):
+        return
+    if reference.vocabulary != num_tokens:
+        raise UserError(
+            f"reference.path: its vocabulary has {reference.vocabulary} tokens and the policy's "
+            f"{num_tokens}, but objective.name: {objective.name} compares whole distributions. "
+            "Give a reference with the same vocabulary."
+        )
+
+
 def report_data(data: PreparedData, objective_name: str, fit: Fit) -> None:
     """Say in a few lines what is trained on, and what is not and why."""
     summary = data.summary
@@ -50,8 +88,8 @@ def report_data(data: PreparedData, objective_name: str, fit: Fit) -> None:
         typer.echo(_line(source))
     for note in summary.notes:
         typer.echo(f"! {note}")
-    if fit.warning:
-        typer.echo(f"! {fit.warning}")
+    for line in fit.warnings:
+        typer.echo(f"! {line}")
     held_out = "" if data.evaluation is None else f", {len(data.evaluation):,} held out"
     typer.echo(
         f"{objective_name} learns from {fit.num_counted:,} of {len(data.train):,} records{held_out}"

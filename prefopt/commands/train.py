@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from prefopt.commands.before import check_apart, report_data
+from prefopt.commands.before import check_apart, check_vocabulary, report_data
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.plan import StepPlan, Stream
 from prefopt.data.prepare import PreparedData, prepare_data
@@ -103,7 +103,7 @@ def train(
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
     set_seed(arguments.seed)
     policy, reference = _models(recipe)
-    _check_vocabulary(policy, data)
+    check_vocabulary(recipe.objective, data, policy, reference)
     _on_first_process(arguments, lambda: open_run(folder, resolved, fingerprints, checkpoint))
     use_cache = policy.config.use_cache
     trainer = PreferenceTrainer(
@@ -155,17 +155,6 @@ def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | No
     if not needs_reference:
         return policy, None
     return policy, load_reference(section, recipe.model, recipe.adapter, policy)
-
-
-def _check_vocabulary(policy: PreTrainedModel | PeftModel, data: PreparedData) -> None:
-    num_embeddings = policy.config.get_text_config().vocab_size
-    stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
-    largest = max(store.largest_token for store in stores)
-    if largest >= num_embeddings:
-        raise UserError(
-            f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
-            f"{num_embeddings} only. Use the tokenizer that the model was trained with."
-        )
 
 
 def _callbacks(recipe: Recipe) -> list[TrainerCallback]:

@@ -50,8 +50,8 @@ def run(recipe_path: Path, overrides: Sequence[str], show: int, as_json: bool) -
         render_preview(data.train, tokenizer, console, show)
     fit = check_needs(recipe.objective, data)
     if not as_json:
-        if fit.warning:
-            typer.echo(f"! {fit.warning}")
+        for line in fit.warnings:
+            typer.echo(f"! {line}")
         typer.echo(
             f"{recipe.objective.name} learns from {fit.num_counted:,} of {len(data.train):,}."
         )

@@ -102,6 +102,11 @@ class DataSection(Section):
                 f"data.sources: {roles.count(None)} of {len(roles)} sources have no role. "
                 "Give a role to each source, those of data.evaluation included, or to none."
             )
+        if any(roles) and self.scores != "raw":
+            raise UserError(
+                f"data.scores: {self.scores} has no effect where sources have roles, which are "
+                "their scores. Remove it."
+            )
         return self
 
     @property

@@ -46,6 +46,7 @@ class FrozenCopy:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: nn.Module = model.requires_grad_(False).eval()
         self._transform = logit_transform(model)
+        self.vocabulary: int = model.config.get_text_config().vocab_size
         self._precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def prepare(self, accelerator: Accelerator) -> None:

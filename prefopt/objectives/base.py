@@ -77,6 +77,14 @@ class Objective(Section, ABC):
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """Losses of G groups, unreduced."""
 
+    def parts(self) -> "tuple[Objective, ...]":
+        """The objectives that read the data themselves: this one, unless it is made of others."""
+        return (self,)
+
+    def owner_of(self, term: str) -> "Objective":
+        """Which of the parts a term of the output belongs to."""
+        return self
+
     def statistic(self, inputs: ObjectiveInputs) -> Float[Tensor, "G C"]:
         """What the other groups of the step must know of each group, if the loss couples them."""
         raise NotImplementedError(f"{self.name} does not couple groups")

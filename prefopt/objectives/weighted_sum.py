@@ -92,6 +92,15 @@ class WeightedSum(Objective):
         """The terms' objectives, in order."""
         return self._objectives
 
+    def parts(self) -> tuple[Objective, ...]:
+        """Those of all terms."""
+        return tuple(part for term in self._objectives for part in term.parts())
+
+    def owner_of(self, term: str) -> Objective:
+        """The term's own objective, whose place begins the name."""
+        number, _, rest = term.split(".", 2)
+        return self._objectives[int(number)].owner_of(rest)
+
     def statistic(self, inputs: ObjectiveInputs) -> Float[Tensor, "G C"]:
         """That of the one term that couples groups."""
         coupled = self._coupled()

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
@@ -122,3 +122,12 @@ def _match_deepspeed(arguments: TrainingArguments) -> None:
     config["gradient_clipping"] = arguments.max_grad_norm
     if config.get("zero_optimization", {}).get("stage") == 3:
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+
+
+def keep_log_probs_wide(accelerator: Accelerator) -> None:
+    """Keep FSDP2 from rounding what the model returns to bfloat16, which holds 3 digits."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(
+            plugin.mixed_precision_policy, output_dtype=None
+        )

@@ -1,20 +1,22 @@
 """Whether the data gives an objective what it reads, before any weight is loaded."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from prefopt.data.prepare import PreparedData
 from prefopt.data.store import TokenStore
+from prefopt.data.summary import SourceSummary
 from prefopt.errors import UserError
 from prefopt.objectives import Objective
-from prefopt.train.steps import Facts, facts_of
+from prefopt.train.steps import facts_of
 
 _RECORDS_AT_ONCE = 2**16
 _READS = {
     "preferred_pairs": "pairs of responses of which one scores higher",
-    "graded": "scores",
+    "graded": "lists of scored responses",
     "labels": "labels: 1 for responses to learn or keep, 0 for those to avoid or forget",
     "responses": "the responses that it selects",
 }
@@ -25,68 +27,96 @@ class Fit:
     """What an objective makes of data that it can learn from."""
 
     num_counted: int
-    """Records that say something to it."""
-    warning: str | None
-    """What the user should know before training, in one line."""
+    """Training records that say something to it."""
+    warnings: tuple[str, ...]
+    """What the user should know before training, a line each."""
 
 
 def check_needs(objective: Objective, data: PreparedData) -> Fit:
-    """What the objective makes of the training data.
+    """What the objective makes of the training data, and whether it can be evaluated.
 
     Raises:
         UserError: naming source, column or record, if the data lacks what the objective reads.
     """
-    store = data.train
-    _check_sources(objective, data)
-    _check_scores(objective, store)
-    num_counted, weights, first = 0, Counter[str](), None
-    for start in range(0, len(store), _RECORDS_AT_ONCE):
-        facts = facts_of(store, np.arange(start, min(start + _RECORDS_AT_ONCE, len(store))))
-        output = facts.weigh(objective)
-        num_counted += int(output.counted.sum())
-        weights.update({name: float(t.weight.sum()) for name, t in output.all_terms().items()})
-        first = first or facts
+    sides = [("data", data.train, data.summary.sources)]
+    if data.evaluation is not None:
+        own = data.summary.evaluation_sources or data.summary.sources
+        sides.append(("data.evaluation", data.evaluation, own))
+    for key, store, sources in sides:
+        for part in objective.parts():
+            _check_sources(part, key, store, sources)
+            _check_scores(part, store)
+    _check_roles(data)
+    num_counted, weights = _weigh(objective, data.train)
     for term, weight in weights.items():
         if weight == 0 or num_counted == 0:
-            raise UserError(_nothing_for(objective, store, term, len(weights) > 1))
-    return Fit(num_counted=num_counted, warning=_warning(objective, first))
+            raise UserError(_nothing_for(objective, "data", data.train, term, len(weights) > 1))
+    facts = facts_of(data.train, np.arange(min(_RECORDS_AT_ONCE, len(data.train))))
+    warnings = [objective.warning(facts.scores, facts.where)]
+    if data.evaluation is not None:
+        warnings.append(_check_evaluation(objective, data.evaluation))
+    return Fit(num_counted=num_counted, warnings=tuple(line for line in warnings if line))
 
 
-def _warning(objective: Objective, facts: Facts | None) -> str | None:
-    return None if facts is None else objective.warning(facts.scores, facts.where)
+def _weigh(objective: Objective, store: TokenStore) -> tuple[int, dict[str, float]]:
+    """How many records the objective counts, and the whole weight of each of its terms."""
+    num_counted, weights = 0, Counter[str]()
+    for start in range(0, len(store), _RECORDS_AT_ONCE):
+        records = np.arange(start, min(start + _RECORDS_AT_ONCE, len(store)))
+        output = facts_of(store, records).weigh(objective)
+        num_counted += int(output.counted.sum())
+        weights.update({name: float(t.weight.sum()) for name, t in output.all_terms().items()})
+    return num_counted, dict(weights)
+
+
+def _check_evaluation(objective: Objective, store: TokenStore) -> str | None:
+    """Raise if held-out data says nothing to the objective; say so if it feeds only some terms."""
+    num_counted, weights = _weigh(objective, store)
+    idle = [term for term, weight in weights.items() if weight == 0]
+    if num_counted == 0:
+        raise UserError(
+            _nothing_for(objective, "data.evaluation", store, idle[0], len(weights) > 1)
+        )
+    if not idle:
+        return None
+    terms = " and ".join(f"'{term}'" for term in idle)
+    return f"Held-out data says nothing to {terms}: eval_loss lacks that part."
 
 
 def _nothing_for(
-    objective: Objective, store: TokenStore, term: str, is_one_of_several: bool
+    objective: Objective, key: str, store: TokenStore, term: str, is_one_of_several: bool
 ) -> str:
     which = f"the '{term}' term of " if is_one_of_several else ""
+    needs = objective.owner_of(term).needs
     way_out = "Look at the scores with prefopt validate, or choose another objective."
-    if objective.needs == "labels":
+    if needs == "labels":
         way_out = (
             "Give both labels: rows with label true and false, or sources with role: retain and "
             "role: forget."
         )
-    elif objective.needs == "preferred_pairs" and int(store.num_responses.max()) == 1:
+    elif needs != "responses" and int(store.num_responses.max()) == 1:
         way_out = "Every record has one response: give columns chosen and rejected, or responses."
     return (
-        f"data: none of the {len(store)} records says anything to {which}objective.name: "
-        f"{objective.name}, which reads {_READS[objective.needs]}. {way_out}"
+        f"{key}: none of the {len(store)} records says anything to {which}objective.name: "
+        f"{objective.name}, which reads {_READS[needs]} there. {way_out}"
     )
 
 
-def _check_sources(objective: Objective, data: PreparedData) -> None:
+def _check_sources(
+    objective: Objective, key: str, store: TokenStore, sources: Sequence[SourceSummary]
+) -> None:
     """Raise where the columns of a source cannot hold what the objective reads."""
-    for number, source in enumerate(data.summary.sources):
+    for number, source in enumerate(sources):
         if objective.needs == "graded" and not source.is_graded:
             raise UserError(
-                f"data.sources[{number}]: {source.path} says which response is better and not by "
+                f"{key}.sources[{number}]: {source.path} says which response is better and not by "
                 f"how much, but objective.name: {objective.name} reads graded scores. Add columns "
                 "score_chosen and score_rejected (or responses and scores), or choose an "
                 "objective for pairs, such as dpo."
             )
-    if objective.needs_token_weights and not data.train.has_token_weights:
+    if objective.needs_token_weights and not store.has_token_weights:
         raise UserError(
-            f"data.sources: no row has a column token_weights, which objective.name: "
+            f"{key}.sources: no row has a column token_weights, which objective.name: "
             f"{objective.name} reads with these parameters. Add it to rows of prompt, responses "
             "and scores: for each response a list with a number per token."
         )
@@ -110,3 +140,17 @@ def _check_scores(objective: Objective, store: TokenStore) -> None:
             f"{store.record_id(record)}: score {store.all_scores[first]:g}, but objective.name: "
             f"{objective.name} needs {says}"
         )
+
+
+def _check_roles(data: PreparedData) -> None:
+    """Raise if no record is left to train on for one of the roles."""
+    left = Counter[str]()
+    for source, num in zip(data.summary.sources, data.train.records_per_source, strict=True):
+        if source.role is not None:
+            left[source.role] += num
+    for role, num_records in left.items():
+        if num_records == 0:
+            raise UserError(
+                f"data.evaluation: holds out every record of role: {role}. Hold out fewer, or give "
+                "data.evaluation.sources of their own."
+            )

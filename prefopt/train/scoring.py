@@ -40,6 +40,7 @@ def score_batch(
             reference=distribution,
         )
         scored = score_tokens(model, batch, statistics=statistics)
+    assert scored["logps"].dtype in (torch.float32, torch.float64), "a wrapper rounds log-probs"
     tokens = None
     if objective.needs_tokens:
         tokens = _token_inputs(batch, scored, reference_logps)

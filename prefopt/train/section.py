@@ -122,11 +122,12 @@ class TrainingSection(Section):
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """What counts as better, in units of that metric."""
 
-    @field_validator("groups_per_step")
+    @field_validator("groups_per_step", mode="before")
     @classmethod
-    def _at_least_one_group(cls, value: int | dict[str, int]) -> int | dict[str, int]:
-        if min(value.values() if isinstance(value, dict) else [value], default=1) < 1:
-            raise ValueError("should be greater than or equal to 1")
+    def _at_least_one_group(cls, value: Any) -> Any:
+        counts = list(value.values()) if isinstance(value, dict) else [value]
+        if not all(type(count) is int and count >= 1 for count in counts):
+            raise ValueError("should be greater than or equal to 1, and a whole number")
         return value
 
     @model_validator(mode="after")

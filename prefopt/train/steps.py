@@ -93,9 +93,14 @@ class StepDataset(Dataset[StepShare]):
         positions, batches = self._mine(num_rows, longest, lambda i: self.store[numbers[i]], key)
         terms = facts.weigh(self.objective).all_terms()
         statistic_positions, statistic_batches = positions, batches
-        if self.objective.mismatches_responses:
+        if self.objective.mismatches_responses and len(numbers) > 1:
             statistic_positions, statistic_batches = self._mismatched(numbers, facts, key)
-        elif not self.objective.couples_groups or (self.num_ranks == 1 and len(batches) == 1):
+        elif (
+            not self.objective.couples_groups
+            or self.objective.mismatches_responses
+            or (self.num_ranks == 1 and len(batches) == 1)
+        ):
+            # There is nothing to couple, no other group, or nothing that the call does not see.
             statistic_positions, statistic_batches = (), ()
         return StepShare(
             micro_batches=batches,
@@ -224,6 +229,9 @@ def step_loader(
     dataset: StepDataset, *, num_steps: int, num_workers: int = 0
 ) -> DataLoader[StepShare]:
     """A loader that yields one share per optimiser step, `num_steps` in all epochs together."""
+    if num_workers:
+        # By default every tensor that a worker hands over keeps a file open, and a step has many.
+        torch.multiprocessing.set_sharing_strategy("file_system")
     return DataLoader(
         dataset,
         batch_sampler=StepSampler(dataset.plan.steps_per_epoch, num_steps),

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from prefopt.models.head import compare_with_plain_logits
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
+from prefopt.train.arguments import keep_log_probs_wide
 from prefopt.train.checkpoint import save_atomically, staging_folder
 from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
@@ -66,6 +67,7 @@ class PreferenceTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
+        keep_log_probs_wide(self.accelerator)
         if reference is not None:
             reference.prepare(self.accelerator)
 
