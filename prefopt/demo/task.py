@@ -47,12 +47,6 @@ class Completion(TypedDict):
     completion: str
 
 
-class LabelledCompletion(Completion):
-    """One response to one prompt, judged by itself."""
-
-    label: bool
-
-
 def generate(num_prompts: int, seed: int) -> list[Row]:
     """Training rows of four responses each, which do not all have the same gold score."""
     rng = random.Random(f"demo rows {seed}")
@@ -87,28 +81,21 @@ def gold_score(prompt: str, response: str) -> float:
     return num_right / max(len(right), len(response))
 
 
-def labelled(rows: Iterable[Row]) -> list[LabelledCompletion]:
-    """Every response of the rows as one of its own, true where most of it is right."""
-    return [
-        LabelledCompletion(prompt=row["prompt"], completion=response, label=score > _DESIRED_ABOVE)
-        for row in rows
-        for response, score in zip(row["responses"], row["scores"], strict=True)
-    ]
-
-
 def write_data(rows: Sequence[Row], folder: Path) -> None:
-    """The same responses in each form that an objective may read.
+    """The same responses as objectives read them: as scored lists, or those of one kind by itself.
 
-    `train.jsonl` has them as scored lists, `labels.jsonl` one by one with a label, `desired.jsonl`
-    and `undesired.jsonl` each only those of one label.
+    `train.jsonl` has the lists, `desired.jsonl` the responses of which most is right, and
+    `undesired.jsonl` the others.
     """
-    every = labelled(rows)
     write_jsonl(rows, folder / "train.jsonl")
-    write_jsonl(every, folder / "labels.jsonl")
-    for name, label in (("desired", True), ("undesired", False)):
-        chosen = [row for row in every if row["label"] is label]
-        plain = [Completion(prompt=row["prompt"], completion=row["completion"]) for row in chosen]
-        write_jsonl(plain, folder / f"{name}.jsonl")
+    for name, is_desired in (("desired", True), ("undesired", False)):
+        chosen = [
+            Completion(prompt=row["prompt"], completion=response)
+            for row in rows
+            for response, score in zip(row["responses"], row["scores"], strict=True)
+            if (score > _DESIRED_ABOVE) is is_desired
+        ]
+        write_jsonl(chosen, folder / f"{name}.jsonl")
 
 
 def write_jsonl(rows: Iterable[Mapping[str, object]], path: Path) -> None:

@@ -103,7 +103,7 @@ def open_run(
         if checkpoint is not None:
             _forget_after(folder, checkpoint)
         elif folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"training.output_dir: cannot write {folder}: {error.strerror}.") from error
@@ -189,6 +189,15 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{i}")
     else:
         yield prefix, value
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run in one go: whoever is killed half-way leaves no half of it under its name."""
+    leaving = folder.with_name(f".{folder.name}.replaced")
+    if leaving.exists():
+        shutil.rmtree(leaving)
+    folder.rename(leaving)
+    shutil.rmtree(leaving)
 
 
 def _forget_after(folder: Path, checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ from prefopt.demo.task import (
     gold_score,
     held_out_prompts,
     right_response,
+    write_data,
     write_jsonl,
 )
 
@@ -87,3 +88,24 @@ def test_rows_are_written_as_lines_of_json(tmp_path):
 
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == rows
+
+
+def test_desired_and_undesired_share_out_all_responses(tmp_path):
+    rows = generate(50, seed=0)
+
+    write_data(rows, tmp_path)
+
+    found = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "desired", "undesired")
+    }
+    assert found["train"] == rows
+    # Of six letters four or more right are desired.
+    for name, is_desired in (("desired", True), ("undesired", False)):
+        assert found[name] == [
+            {"prompt": row["prompt"], "completion": response}
+            for row in rows
+            for response in row["responses"]
+            if (round(6 * gold_score(row["prompt"], response)) >= 4) is is_desired
+        ]
+    assert len(found["desired"]) + len(found["undesired"]) == 200

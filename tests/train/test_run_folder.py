@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import patch
 
 import pytest
 
@@ -128,3 +129,20 @@ def test_the_model_card_shows_the_results(folder):
 
     card = (folder / "run" / "README.md").read_text()
     assert all(name in card for name in ("eval_loss", "rewards/margins", "rewards/accuracies"))
+
+
+def test_replacing_a_run_never_leaves_half_of_it_under_its_name(tmp_path):
+    folder = tmp_path / "run"
+    open_run(folder, {"objective": "old"}, {}, None)
+    (folder / "checkpoint-1").mkdir()
+
+    killed = patch("prefopt.train.run_folder.shutil.rmtree", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        open_run(folder, {"objective": "new"}, {}, None)
+
+    assert not folder.exists()
+    open_run(folder, {"objective": "newest"}, {}, None)
+    (folder / "checkpoint-1").mkdir()
+    open_run(folder, {"objective": "last"}, {}, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert not (folder / "checkpoint-1").exists()
