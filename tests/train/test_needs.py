@@ -205,7 +205,7 @@ def test_scores_of_roles_cannot_be_transformed(folder):
     sources = [{"path": str(folder / "pairs.jsonl"), "role": "forget"}]
 
     with pytest.raises(
-        UserError, match=r"data\.scores: rank has no effect where sources have role"
+        ValueError, match=r"data\.scores: rank has no effect where sources have role"
     ):
         run(
             folder,
