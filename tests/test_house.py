@@ -160,3 +160,9 @@ def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
     assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
+
+
+def test_the_readme_names_every_objective():
+    table = README.split("\n## Objectives\n")[1].split("\n## ")[0]
+
+    assert set(registered()) <= set(re.findall(r"`([a-z0-9_]+)`", table))

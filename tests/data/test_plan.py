@@ -227,3 +227,24 @@ def test_a_stream_that_goes_along_does_not_change_the_order_of_the_leading_one()
     leading = [group for group in epoch_of(together, 3) if group < 6]
 
     assert leading == epoch_of(alone, 3)
+
+
+def orders_of(a_plan: StepPlan, num_records: int) -> list[tuple[int, ...]]:
+    """Each source's order in the first epoch, as places in the source."""
+    epoch = epoch_of(a_plan)
+    starts = range(0, sum(a_plan.records_per_source), num_records)
+    return [tuple(g - start for g in epoch if start <= g < start + num_records) for start in starts]
+
+
+@pytest.mark.parametrize("along", [(1, 2), (0, 1), (2, 0)])
+def test_streams_of_one_size_are_each_shuffled_in_an_order_of_their_own(along: tuple[int, ...]):
+    together = plan(
+        records_per_source=(20, 20, 20),
+        source_weights=(1.0, 1.0, 1.0),
+        companions=tuple(Stream(sources=(source,), groups_per_step=4) for source in along),
+    )
+
+    orders = orders_of(together, 20)
+
+    assert [sorted(order) for order in orders] == [list(range(20))] * 3
+    assert len(set(orders)) == 3

@@ -536,3 +536,22 @@ def test_real_lists_are_counted_as_plain_python_counts_them(tmp_path):
     assert side.tied == sum(len(set(row["scores"])) < 6 for row in rows)
     assert side.identical == sum(len(set(row["responses"])) < 6 for row in rows)
     assert side.comparable == sum(len(set(row["scores"])) > 1 for row in rows)
+
+
+GRADED = {**pair("a"), "score_chosen": 7.0, "score_rejected": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_graded"),
+    [
+        ([GRADED, GRADED], True),
+        ([GRADED, pair("b")], False),
+        ([pair("b"), GRADED], False),
+        ([GRADED, pair("b"), GRADED], False),
+        ([pair("b")], False),
+    ],
+)
+def test_data_is_graded_if_every_row_says_by_how_much(tmp_path, rows, is_graded):
+    data = prepare(tmp_path, rows)
+
+    assert [source.is_graded for source in data.summary.sources] == [is_graded]

@@ -189,3 +189,56 @@ def test_a_weight_is_a_finite_number_above_0(weight: object):
 def test_an_error_in_a_term_names_its_place(terms: list[object], message: str):
     with pytest.raises(UserError, match=message):
         build({"name": "weighted_sum", "terms": terms})
+
+
+def test_a_weight_multiplies_the_coefficients_of_a_terms_own_terms():
+    section = {
+        "name": "weighted_sum",
+        "terms": [
+            {"name": "npo", "beta": 0.1, "retain_weight": 3, "weight": 2},
+            {"name": "nll", "of": "all", "weight": 0.5},
+        ],
+    }
+    # One response to forget and one to retain; policy and reference agree.
+    inputs = inputs_of([[-10.0, -30.0]], [[-10.0, -30.0]], [[0, 1]], num_tokens=[[2, 5]])
+
+    terms = build(section)(inputs).all_terms()
+
+    coefficients = {name: term.coefficient for name, term in terms.items()}
+    assert coefficients == {"0.npo.forget": 2, "0.npo.retain": 2 * 3, "1.nll.loss": 0.5}
+    # Forget: -(2 / 0.1) log(1 / 2). Retain: 30 nats over 5 tokens. NLL: (10 / 2 + 30 / 5) / 2.
+    expected = 2 * (20 * math.log(2) + 3 * 30 / 5) + 0.5 * (10 / 2 + 30 / 5) / 2
+    assert step_loss(build(section), [inputs]).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_of_nested_sums_multiply():
+    inner = {
+        "name": "weighted_sum",
+        "terms": [{"name": "npo", "retain_weight": 3, "weight": 5}],
+        "weight": 2,
+    }
+    inputs = inputs_of([[-10.0, -30.0]], [[-10.0, -30.0]], [[0, 1]])
+
+    terms = build({"name": "weighted_sum", "terms": [inner]})(inputs).all_terms()
+
+    assert [term.coefficient for term in terms.values()] == [2 * 5, 2 * 5 * 3]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ([{"name": "cringe"}], [[True, False, False]]),
+        ([{"name": "npo", "retain": "kl"}], [[False, True, False]]),
+        ([{"name": "cringe"}, {"name": "npo", "retain": "kl"}], [[True, True, False]]),
+        # The NLL needs no statistic, so that it asks for none of any response.
+        ([{"name": "cringe"}, {"name": "nll"}], [[True, False, False]]),
+        ([{"name": "dpo"}, {"name": "nll"}], [[False, False, False]]),
+    ],
+)
+def test_statistics_are_asked_for_where_any_term_asks_for_them(terms, expected, reverse: bool):
+    objective = build({"name": "weighted_sum", "terms": terms[::-1] if reverse else terms})
+    scores = torch.tensor([[0.0, 1.0, 0.0]])
+    where = torch.tensor([[True, True, False]])
+
+    assert objective.responses_with_statistics(scores, where).tolist() == expected

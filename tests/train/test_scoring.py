@@ -1,12 +1,21 @@
 """What an objective sees of a micro-batch, against plain transformers on whole logits."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from peft import PeftModel
 from pydantic import PrivateAttr
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    PhiConfig,
+    PreTrainedConfig,
+)
 
 from prefopt.objectives.base import Needs, Objective
 from prefopt.types import ObjectiveInputs, ObjectiveOutput
@@ -168,6 +177,83 @@ def test_tokens_are_those_of_plain_transformers(folder, kind, budget):
         else:
             assert not ours["top_logps"].any()
             assert not ours["kl"].any()
+
+
+SIZES = {
+    "vocab_size": len(character_tokenizer()),
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.5,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+REFERENCES = {
+    "scaled": CohereConfig(**SIZES, logit_scale=0.3),
+    "divided": GraniteConfig(**SIZES, logits_scaling=4.0),
+    "soft-capped": Gemma2Config(**SIZES, final_logit_softcapping=3.0),
+    "with a bias": PhiConfig(**SIZES),
+}
+
+
+def save_reference(path: Path, config: PreTrainedConfig) -> None:
+    """Random weights, and a random bias of the projection if it has one."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    bias = model.get_output_embeddings().bias
+    if bias is not None:
+        nn.init.normal_(bias)
+    model.save_pretrained(path)
+    character_tokenizer().save_pretrained(path)
+
+
+@pytest.mark.parametrize("config", REFERENCES.values(), ids=REFERENCES)
+def test_a_reference_of_another_architecture_keeps_what_that_does_to_logits(folder, config):
+    save_reference(folder / "another", config)
+
+    (seen,) = probed(folder, Probe(), reference={"path": str(folder / "another")})
+
+    model, other = (
+        AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float64)
+        for name in ("model", "another")
+    )
+    assert_sees_the_kl([seen], expected(model, other))
+
+
+def assert_sees_the_kl(seen: list[ObjectiveInputs], plain: list[dict[str, Tensor]]) -> None:
+    """The log-probs of the reference, and its KL where it is asked for and is not nothing."""
+    for ours, theirs in zip(in_order(seen), plain, strict=True):
+        torch.testing.assert_close(ours["policy"], theirs["policy"], rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours["reference"], theirs["reference"], rtol=0, atol=1e-9)
+        if theirs["score"] == 0:
+            torch.testing.assert_close(ours["kl"], theirs["kl"], rtol=1e-8, atol=1e-10)
+            assert theirs["kl"].min() > 1e-4
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["new", "from a saved one"])
+def test_the_reference_of_an_adapter_that_has_learnt_is_its_start(folder, goes_on):
+    """Of two steps, the second sees what a run of one step has saved."""
+    sections = {"model": {"path": str(folder / "model"), "dtype": "float64"}, "adapter": LORA}
+    training = {"groups_per_step": 3, "shuffle": False, "optim": "sgd", "learning_rate": 0.5}
+    training["lr_scheduler_type"] = "constant"
+    if goes_on:
+        run(folder, "start", objective=Probe(), **sections, training={**training, "max_steps": 1})
+        sections["adapter"] = {"path": str(folder / "start")}
+    objective = Probe()
+    run(folder, "one", objective=Probe(), **sections, training={**training, "max_steps": 1})
+    run(folder, "two", objective=objective, **sections, training={**training, "max_steps": 2})
+
+    def saved(name: str) -> nn.Module:
+        base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float64)
+        return base if name == "model" else PeftModel.from_pretrained(base, folder / name)
+
+    _, second = objective._seen
+    assert_sees_the_kl([second], expected(saved("one"), saved("start" if goes_on else "model")))
 
 
 def test_statistics_carry_the_gradient_of_whole_logits(folder):

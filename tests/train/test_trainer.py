@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefopt.commands.train as train_command
+from prefopt.data.plan import StepPlan
 from prefopt.errors import UserError
 from prefopt.objectives.base import Needs
 from prefopt.objectives.dpo import DPO
 from prefopt.train.guard import NonFiniteLossError
+from prefopt.train.steps import StepDataset
 from prefopt.types import ObjectiveInputs, ObjectiveOutput
 from tests.support.runs import logged, run
-from tests.support.tiny import save_tiny_model, write_lists, write_pairs
+from tests.support.tiny import save_tiny_model, write_jsonl, write_lists, write_pairs
 
 
 @pytest.fixture
@@ -136,6 +138,67 @@ def test_evaluation_equals_a_plain_loop_over_single_responses(folder, tokens_per
 
     by_hand = _evaluation_by_hand(folder, folder / "run")
     assert logged(trainer, "eval_loss") == pytest.approx([by_hand], rel=1e-9)
+
+
+@pytest.mark.parametrize("tokens_per_micro_batch", [1, 100_000])
+@pytest.mark.parametrize("name", ["dr_dpo", "kto"])
+def test_evaluation_couples_the_groups_as_a_step_does(folder, name, tokens_per_micro_batch):
+    save_tiny_model(folder / "other", seed=1)
+
+    trainer = run(
+        folder,
+        objective={"name": name},
+        model={"path": str(folder / "other"), "dtype": "float64"},
+        reference={"path": str(folder / "model")},
+        data={"evaluation": {"sources": [{"path": str(folder / "pairs.jsonl")}]}},
+        training={
+            "max_steps": 1,
+            "groups_per_step": 12,
+            "shuffle": False,
+            "learning_rate": 0.0,
+            "tokens_per_micro_batch": tokens_per_micro_batch,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+        },
+    )
+
+    # The same groups in the same order, and nothing was learnt between.
+    assert logged(trainer, "eval_loss") == pytest.approx(logged(trainer, "loss"), rel=1e-12)
+    if name == "kto":
+        assert logged(trainer, "eval_baseline") == logged(trainer, "baseline")
+        assert logged(trainer, "baseline")[0] > 0.1
+
+
+def held_out(trainer, positions, **split):
+    """Some groups of the training data as one step to evaluate."""
+    store = trainer.train_dataset.store.subset(positions)
+    plan = StepPlan(
+        records_per_source=(len(store),),
+        source_weights=(1.0,),
+        groups_per_step=len(store),
+        seed=0,
+        shuffle=False,
+    )
+    return StepDataset(store, plan, trainer.objective, tokens_per_micro_batch=1, **split)
+
+
+def test_a_filler_adds_nothing_to_an_evaluation(folder):
+    save_tiny_model(folder / "other", seed=1)
+    rows = [{"prompt": "p", "chosen": text, "rejected": "z"} for text in ("abcdefgh", "cd", "e")]
+    write_jsonl(folder / "pairs.jsonl", rows)
+    trainer = run(
+        folder,
+        model={"dtype": "float64"},
+        reference={"path": str(folder / "other")},
+        training={"max_steps": 1, "groups_per_step": 3},
+    )
+
+    # The longest group goes to the first rank, the others to the second: the first has one less.
+    first = held_out(trainer, [0, 1, 2], rank=0, num_ranks=2)
+    assert (first[0, 0].num_real, len(first[0, 0].micro_batches)) == (1, 2)
+    # With no second process to add its own, a sum over processes is that of the first alone.
+    alone = held_out(trainer, [0], rank=0, num_ranks=1)
+    assert trainer.evaluate(first) == pytest.approx(trainer.evaluate(alone), rel=1e-12)
 
 
 def test_an_epoch_takes_every_group_and_a_last_short_step(folder):
