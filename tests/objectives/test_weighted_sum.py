@@ -242,3 +242,10 @@ def test_statistics_are_asked_for_where_any_term_asks_for_them(terms, expected, 
     where = torch.tensor([[True, True, False]])
 
     assert objective.responses_with_statistics(scores, where).tolist() == expected
+
+
+def test_labels_are_asked_for_before_grades():
+    terms = [{"name": "mmpo"}, {"name": "kto"}, {"name": "dpo"}]
+
+    assert build({"name": "weighted_sum", "terms": terms}).needs == "labels"
+    assert build({"name": "weighted_sum", "terms": terms[::2]}).needs == "graded"
