@@ -34,8 +34,8 @@ class StepShare:
     positions: tuple[tuple[int, ...], ...]
     """Where each micro-batch's groups stand in the step; none for a filler."""
     statistic_batches: tuple[GroupBatch, ...] = ()
-    """What an objective that couples groups takes its statistic of; empty: nothing, since one
-    micro-batch is the whole step."""
+    """What an objective that couples groups takes its statistic of; empty if there is nothing to
+    take it of, or the one micro-batch is the whole step."""
     statistic_positions: tuple[tuple[int, ...], ...] = ()
 
 
@@ -92,16 +92,12 @@ class StepDataset(Dataset[StepShare]):
         num_rows = self.store.num_responses[numbers]
         positions, batches = self._mine(num_rows, longest, lambda i: self.store[numbers[i]], key)
         terms = facts.weigh(self.objective).all_terms()
-        statistic_positions, statistic_batches = positions, batches
-        if self.objective.mismatches_responses and len(numbers) > 1:
-            statistic_positions, statistic_batches = self._mismatched(numbers, facts, key)
-        elif (
-            not self.objective.couples_groups
-            or self.objective.mismatches_responses
-            or (self.num_ranks == 1 and len(batches) == 1)
-        ):
-            # There is nothing to couple, no other group, or nothing that the call does not see.
-            statistic_positions, statistic_batches = (), ()
+        split: _Split = (), ()
+        if self.objective.mismatches_responses:
+            # A group alone in its step has no other one to borrow responses from.
+            split = self._mismatched(numbers, facts, key) if len(numbers) > 1 else split
+        elif self.objective.couples_groups and (self.num_ranks > 1 or len(batches) > 1):
+            split = positions, batches
         return StepShare(
             micro_batches=batches,
             num_real=sum(map(bool, positions)),
@@ -109,8 +105,8 @@ class StepDataset(Dataset[StepShare]):
             num_tokens=int(num_prompt_tokens.sum() + facts.num_tokens.sum()),
             num_groups=len(numbers),
             positions=positions,
-            statistic_positions=statistic_positions,
-            statistic_batches=statistic_batches,
+            statistic_positions=split[0],
+            statistic_batches=split[1],
         )
 
     def _mine(
