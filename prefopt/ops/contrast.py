@@ -17,7 +17,8 @@ def contrastive_losses(tokens: TokenInputs, *, num_alternatives: int) -> Float[T
     Args:
         tokens: with top_logps, top_ids and noise; columns beyond the first num_alternatives + 1
             are ignored.
-        num_alternatives: how many tokens to draw from, at least 1; with 1 nothing is random.
+        num_alternatives: how many tokens to draw from, at least 1; with 1 nothing is random, and
+            noise need not be there.
     """
     width = num_alternatives + 1
     top_logps = tokens.read("top_logps")[:, :width]
@@ -28,7 +29,8 @@ def contrastive_losses(tokens: TokenInputs, *, num_alternatives: int) -> Float[T
     chances = top_logps.detach().masked_fill(left_out, -torch.inf).softmax(dim=1)
     cumulative = chances.cumsum(dim=1)
     # The sum may miss 1 by rounding, and a cast may round the noise up to it: stay below the sum.
-    noise = tokens.read("noise")
+    is_sure = num_alternatives == 1
+    noise = torch.zeros_like(tokens.policy_logps) if is_sure else tokens.read("noise")
     noise = noise.clamp(max=1 - torch.finfo(noise.dtype).eps)
     draws = noise.unsqueeze(1) * cumulative[:, -1:]
     alternatives = (cumulative <= draws).sum(dim=1, keepdim=True)

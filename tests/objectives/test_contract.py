@@ -20,6 +20,7 @@ from tests.objectives.helpers import (
     draw,
     draw_for,
     gradients_are_exact,
+    inputs_of,
     loss_gradient,
     one_by_one,
     pad,
@@ -188,6 +189,32 @@ def test_very_unlikely_responses_stay_finite(
             assert torch.isfinite(losses).all(), (policy, reference)
             gradient = loss_gradient(losses, drawn.leaf)
             assert torch.isfinite(gradient).all(), (policy, reference)
+
+
+@EVERY
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_a_pair_10000_nats_in_the_wrong_order_is_pushed_the_right_way(
+    objective: Objective, autocast: bool
+):
+    if objective.needs_tokens or any(part.needs == "responses" for part in objective.parts()):
+        pytest.skip("its log-probs are not free, or it learns rejected responses too")
+    # The first response is the better one, and has become as unlikely as the other has likely.
+    inputs = inputs_of(
+        [[-1.2e4, -10.0]],
+        [[-2e3, -1.0e4]],
+        [[1, 0]],
+        num_tokens=[[20, 30]],
+        dtype=torch.float32,
+    )
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        losses = objective(inputs).losses
+    gradient = loss_gradient(losses, inputs.policy_logps)
+
+    assert torch.isfinite(losses).all()
+    # A loss that saturates may leave the pair alone.
+    assert gradient[0, 0] <= 0
+    assert gradient[0, 1] >= 0
 
 
 @EVERY

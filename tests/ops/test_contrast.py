@@ -1,6 +1,7 @@
 """Contrast with alternatives: which one is drawn, and what it costs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,3 +115,14 @@ def test_no_tokens_cost_nothing():
     losses = contrastive_losses(tokens_of(0, []), num_alternatives=2)
 
     assert losses.shape == (0,)
+
+
+def test_only_a_draw_among_several_needs_noise():
+    with_noise = tokens_of(1, [0.3, 0.9])
+    without = replace(with_noise, noise=None)
+
+    sure = contrastive_losses(without, num_alternatives=1)
+
+    assert torch.equal(sure, contrastive_losses(with_noise, num_alternatives=1))
+    with pytest.raises(ValueError, match=r"reads tokens\.noise"):
+        contrastive_losses(without, num_alternatives=2)
