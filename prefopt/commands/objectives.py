@@ -86,6 +86,10 @@ def run(names: Sequence[str], as_json: bool) -> None:
         return
     for each in descriptions:
         _print(console, each)
+    if len(descriptions) > 1:
+        # Last, where a terminal ends up.
+        console.print(_overview(descriptions))
+        console.print("prefopt objectives NAME shows one of them.")
 
 
 def describe(cls: type[Objective]) -> Description:
@@ -171,6 +175,20 @@ def _print(console: Console, description: Description) -> None:
     if description.parameters:
         console.print(Padding(_parameter_table(description.parameters), (0, 0, 0, 2)))
     console.print()
+
+
+def _overview(descriptions: Sequence[Description]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("objective", no_wrap=True, style="bold cyan")
+    table.add_column("what it does", overflow="fold")
+    table.add_column("reads", no_wrap=True)
+    table.add_column("reference", no_wrap=True)
+    for each in descriptions:
+        needs, reference = each.traits["needs"], each.traits["needs_reference"]
+        reads = "by parameters" if needs is None else needs.replace("_", " ")
+        says = {True: "yes", False: "no", None: "by parameters"}[reference]
+        table.add_row(each.name, each.summary, reads, says)
+    return table
 
 
 def spoken_traits(traits: dict[str, Any]) -> list[str]:

@@ -79,3 +79,20 @@ def test_names_choose(capsys: pytest.CaptureFixture[str]):
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError, match=r"no objective 'simppo'\. Did you mean 'simpo'\?"):
         run(["simppo"], as_json=False)
+
+
+def test_several_end_in_an_overview_and_one_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    run([], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    run(["dpo"], as_json=False)
+    one = capsys.readouterr().out
+
+    start = next(i for i, line in enumerate(lines) if line.startswith("objective  "))
+    named = [line.split("  ")[0] for line in lines[start + 1 : -1] if not line.startswith(" ")]
+    assert named == list(registered())
+    assert lines[-1] == "prefopt objectives NAME shows one of them."
+    assert "shows one of them" not in one
