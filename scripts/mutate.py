@@ -20,7 +20,7 @@ _CORE = (
 _DATA = ("tests/data/test_plan.py", "tests/data/test_collate.py", "tests/models/test_layout.py")
 
 _TOKENS = (
-    *("tests/data/test_token_facts.py", "tests/train/test_scoring.py"),
+    *("tests/data/test_token_facts.py", "tests/train/test_scoring.py", "tests/train/test_steps.py"),
     "tests/train/test_needs.py",
 )
 

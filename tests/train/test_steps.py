@@ -30,12 +30,13 @@ def shares_of(
     num_ranks: int = 1,
     budget: int = WHOLE_STEP,
     seed: int = 0,
+    passes: float = 1.0,
     key: tuple[int, int] = (0, 0),
 ) -> list[StepShare]:
-    """Of each rank, in a step that takes the whole store in its order."""
+    """Of each rank, in a step that takes the whole store in its order, `passes` times an epoch."""
     plan = StepPlan(
         records_per_source=(len(store),),
-        source_weights=(1.0,),
+        source_weights=(passes,),
         groups_per_step=len(store),
         seed=seed,
         shuffle=False,
@@ -166,9 +167,10 @@ def test_noise_depends_on_the_plans_seed_epoch_and_step(store):
 
     assert torch.equal(noise(), noise())
     assert noise().shape == (18,)
-    # No number of 18 is drawn a second time.
+    # No number of 18 is drawn a second time, not even for the same records later in an epoch.
     draws = [noise(), noise(seed=1), noise(seed=2), noise(key=(1, 0)), noise(key=(2, 0))]
-    assert len(set(torch.cat(draws).tolist())) == 5 * 18
+    draws.append(noise(passes=2.0, key=(0, 1)))
+    assert len(set(torch.cat(draws).tolist())) == 6 * 18
 
 
 def test_noise_of_a_group_is_the_same_on_any_rank(store):
