@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import typer
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -64,7 +65,24 @@ _NO_RESULTS |= {"train_runtime", "train_steps_per_second", "grad_norm"}
 def run(recipe_path: Path, overrides: Sequence[str], resume: str | None, overwrite: bool) -> None:
     """Train what the recipe says, on all processes of the launch; see `train`."""
     train(load_recipe(recipe_path, overrides), resume=resume, overwrite=overwrite)
-    PartialState().destroy_process_group()
+    leave_together()
+
+
+def leave_together() -> None:
+    """End a launch: no process leaves before the first one has saved everything.
+
+    While gloo is taken down a process now and then aborts on its way out, with nothing left to do.
+    A launcher ends all others for that, so those that hold nothing skip that way.
+    """
+    state = PartialState()
+    rank = state.process_index
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    state.destroy_process_group()
+    if rank > 0:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def train(

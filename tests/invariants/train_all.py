@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 from torch.distributed.tensor import DTensor
 
-from prefopt.commands.train import train
+from prefopt.commands.train import leave_together, train
 from prefopt.config import Recipe
 
 OBJECTIVES = {
@@ -71,7 +71,7 @@ def main(folder: Path, dtype: str, tokens_per_micro_batch: int) -> None:
             }
     if PartialState().is_main_process:
         (folder / "facts.json").write_text(json.dumps(facts))
-    PartialState().destroy_process_group()
+    leave_together()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
-from prefopt.commands.train import train
+from prefopt.commands.train import leave_together, train
 from prefopt.config import Recipe
 from prefopt.objectives import build, registered
 from tests.support.tiny import random_text, save_tiny_model, write_jsonl
@@ -113,7 +113,7 @@ def main(folder: Path, tokens_per_micro_batch: int) -> None:
         save_file(gradients, folder / "gradients.safetensors")
         facts = {"num_processes": PartialState().num_processes}
         (folder / "facts.json").write_text(json.dumps(facts))
-    PartialState().destroy_process_group()
+    leave_together()
 
 
 if __name__ == "__main__":
