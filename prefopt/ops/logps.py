@@ -1,4 +1,4 @@
-"""Log-probs of tokens, without keeping the logits of more than one tile."""
+"""Log-probs of logits, and statistics of the vocabulary that keep logits of one tile only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,29 +24,6 @@ def tokens_per_tile(vocabulary: int) -> int:
     return max(1, _TILE_BYTES // (4 * vocabulary))
 
 
-def tiled_target_logps(
-    hidden: Float[Tensor, "N H"],
-    targets: Int[Tensor, " N"],
-    project: Callable[[Tensor], Tensor],
-    num_tokens_per_tile: int,
-) -> Float[Tensor, " N"]:
-    """Log-probs of the targets, projecting a tile of hidden states at a time.
-
-    Logits are recomputed tile by tile in the backward pass, so memory does not grow with N * V.
-
-    Args:
-        hidden: last hidden states at the positions that predict the targets.
-        targets: token ids.
-        project: hidden states [n H] to logits [n V], without randomness.
-        num_tokens_per_tile: n, at least 1.
-    """
-
-    def tile_logps(tile: Tensor, tile_targets: Tensor) -> Tensor:
-        return target_logps(project(tile), tile_targets)
-
-    return torch.cat(_in_tiles(tile_logps, num_tokens_per_tile, hidden, targets))
-
-
 def tiled_vocabulary_statistics(
     hidden: Float[Tensor, "N H"],
     targets: Int[Tensor, " N"],
@@ -61,7 +38,8 @@ def tiled_vocabulary_statistics(
 ]:
     """What a loss may ask of the whole distribution at a position, a tile of positions at a time.
 
-    Like `tiled_target_logps`, it keeps the logits of one tile at most, of policy and reference.
+    It keeps the logits of one tile at most, of policy and reference, and recomputes them in the
+    backward pass, so memory does not grow with N * V.
 
     Args:
         hidden: last hidden states at the positions that predict the targets.

@@ -1,4 +1,4 @@
-"""Log-probs of targets: equal to log_softmax, in any number of tiles, without keeping logits."""
+"""Log-probs equal log_softmax, statistics those of the distribution, in any number of tiles."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prefopt.ops.head_logps import tiled_target_logps
 from prefopt.ops.logps import (
     target_logps,
-    tiled_target_logps,
     tiled_vocabulary_statistics,
     tokens_per_tile,
 )
@@ -81,56 +81,6 @@ def test_a_logit_1000_behind_costs_1000_nats(level: float):
     assert logits.grad.tolist() == [[1.0, -1.0]]
 
 
-@pytest.mark.parametrize("num_tokens_per_tile", [1, 7, NUM_TOKENS - 1, NUM_TOKENS, 1000])
-def test_tiles_change_neither_value_nor_gradient(num_tokens_per_tile: int):
-    hidden, weight, targets = tensors()
-
-    logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, num_tokens_per_tile)
-
-    whole = target_logps(hidden @ weight.T, targets)
-    torch.testing.assert_close(logps, whole, rtol=1e-13, atol=1e-13)
-    for tiled, plain in zip(
-        gradients(logps, hidden, weight), gradients(whole, hidden, weight), strict=True
-    ):
-        torch.testing.assert_close(tiled, plain, rtol=1e-12, atol=1e-12)
-
-
-def test_no_tensor_is_larger_than_the_logits_of_one_tile():
-    hidden, weight, targets = tensors()
-
-    # 6 * 300 logits per tile, 300 * 5 weights; all logits would be 23 * 300.
-    with LargestTensor() as largest:
-        logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
-        gradients(logps, hidden, weight)
-
-    assert largest.num_elements == 6 * VOCABULARY
-
-
-def test_no_logits_are_kept_for_the_backward_pass():
-    hidden, weight, targets = tensors()
-    kept: list[int] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
-
-    assert max(kept, default=0) <= max(hidden.numel(), weight.numel())
-
-
-def test_logits_in_bfloat16_give_float32_log_probs():
-    hidden, weight, targets = tensors(torch.bfloat16)
-
-    logps = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
-
-    assert logps.dtype == torch.float32
-    # The logits carry bfloat16's rounding, the sum over the vocabulary does not.
-    exact = target_logps((hidden @ weight.T).double(), targets)
-    torch.testing.assert_close(logps.double(), exact, rtol=0, atol=1e-5)
-
-
 def test_a_tile_holds_128_mib_of_logits_and_at_least_one_token():
     # 2^27 bytes / (4 bytes * 2^17 words)
     assert tokens_per_tile(2**17) == 256
@@ -189,7 +139,7 @@ def test_a_policy_has_no_divergence_from_itself_to_the_last_bit():
         reference_hidden=hidden.detach(),
         project_reference=lambda tile: tile @ weight.T,
     )
-    same = tiled_target_logps(hidden, targets, lambda tile: tile @ weight.T, 6)
+    same = tiled_target_logps(hidden, targets, weight, None, num_tokens_per_tile=6)
 
     assert found[3].tolist() == [0.0] * NUM_TOKENS
     assert torch.equal(found[0], same)
@@ -203,6 +153,20 @@ def test_statistics_never_hold_the_logits_of_more_than_a_tile():
 
     # 6 * 300 logits per tile; all logits would be 23 * 300.
     assert largest.num_elements == 6 * VOCABULARY
+
+
+def test_no_logits_are_kept_for_the_backward_pass_of_statistics():
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        statistics(6)
+
+    # The weight is the largest tensor of all that are given.
+    assert max(kept, default=0) <= VOCABULARY * WIDTH
 
 
 def test_no_tokens_have_no_statistics():

@@ -1,0 +1,54 @@
+"""Memory of the log-prob head with a large vocabulary, measured in a process of its own."""
+
+import pytest
+
+from tests.support.launch import run
+
+NUM_TOKENS, WIDTH, VOCABULARY = 4096, 896, 151_936
+
+# The peak of a process never falls: what is there before the call is held all along.
+MEASURE = f"""
+import resource, sys
+import torch
+from prefopt.ops.head_logps import tiled_target_logps
+from prefopt.ops.logps import tokens_per_tile
+
+is_trained, softcap = sys.argv[1] == "trained", float(sys.argv[2]) or None
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def step(hidden, weight, num_tokens_per_tile):
+    targets = torch.arange(hidden.shape[0]) % weight.shape[0]
+    logps = tiled_target_logps(
+        hidden, targets, weight, None, num_tokens_per_tile=num_tokens_per_tile, softcap=softcap
+    )
+    logps.sum().backward()
+    assert hidden.grad.isfinite().all()
+
+hidden = torch.randn({NUM_TOKENS}, {WIDTH}, requires_grad=True)
+weight = torch.empty({VOCABULARY}, {WIDTH}).normal_(0, 0.02).requires_grad_(is_trained)
+# Libraries set up what they keep.
+small = torch.randn(512, {WIDTH}, requires_grad=is_trained)
+step(torch.randn(64, {WIDTH}, requires_grad=True), small, 32)
+before = peak()
+step(hidden, weight, tokens_per_tile({VOCABULARY}))
+print("extra bytes", peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+@pytest.mark.parametrize("projection", ["frozen", "trained"])
+def test_4096_tokens_of_152k_words_take_less_than_350_megabytes(projection: str, softcap: float):
+    result = run("-c", MEASURE, projection, str(softcap), timeout=900)
+
+    assert result.returncode == 0, result.stderr
+    extra = int(result.stdout.split()[-1])
+    if projection == "trained":
+        # The weight's gradient is what was asked for, and counts for itself: V * H in float32.
+        gradient = 4 * VOCABULARY * WIDTH
+        assert extra > gradient
+        extra -= gradient
+    # A tile of 220 tokens holds 128 MiB of logits; all of them would be 2.5 GB.
+    assert 130e6 < extra < 350e6
