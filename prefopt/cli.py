@@ -63,6 +63,15 @@ Overrides = Annotated[
         help="Recipe values to change, e.g. objective.beta=0.2; checked as in the file.",
     ),
 ]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        show_default=False,
+        help="The cache folder, data.cache_dir of recipes; without it $PREFOPT_CACHE or "
+        "~/.cache/prefopt.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -109,6 +118,17 @@ def train(
     from prefopt.commands import train as command
 
     command.run(recipe, overrides or [], resume, overwrite)
+
+
+@app.command()
+def precompute(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Compute the reference log-probs that training would use, and keep them.
+
+    On several processes: accelerate launch [--config_file ...] -m prefopt precompute RECIPE
+    """
+    from prefopt.commands import precompute as command
+
+    command.run(recipe, overrides or [])
 
 
 @app.command()
@@ -183,6 +203,50 @@ def schema(
     from prefopt.commands import schema as command
 
     command.run(output)
+
+
+cache = typer.Typer(
+    help="List, check and remove what was computed once and kept: tokens, reference log-probs.",
+    no_args_is_help=True,
+)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("list")
+def cache_list(cache_dir: CacheDir = None) -> None:
+    """List what the cache holds, with how much of it is there, size and age."""
+    from prefopt.commands import cache as command
+
+    command.show(cache_dir)
+
+
+@cache.command("verify")
+def cache_verify(cache_dir: CacheDir = None) -> None:
+    """Read all reference log-probs and compare their checksums."""
+    from prefopt.commands import cache as command
+
+    command.verify(cache_dir)
+
+
+@cache.command("prune")
+def cache_prune(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY]...", show_default=False, help="Entries to remove, as listed."
+        ),
+    ] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(min=0, show_default=False, help="Remove what was written longer ago."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Remove what is incomplete or damaged; or what is named, older, or all. Asks nothing."""
+    from prefopt.commands import cache as command
+
+    command.prune(keys or [], days, everything, cache_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

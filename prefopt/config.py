@@ -47,6 +47,8 @@ class Recipe(Section):
             raise UserError(
                 f"reference has no effect: {self.objective.name} needs none. Remove the section."
             )
+        self._cache_fits()
+        self._compile_fits()
         self._roles_fit()
         arguments = self.training.arguments
         if self.data.evaluation is None:
@@ -60,6 +62,22 @@ class Recipe(Section):
                     "training.early_stopping_patience needs held-out data. Add data.evaluation."
                 )
         return self
+
+    def _cache_fits(self) -> None:
+        """Raise where log-probs are to be kept that the objective could not use."""
+        always = self.reference is not None and self.reference.cache == "always"
+        if always and self.objective.needs_reference_distribution:
+            raise UserError(
+                f"reference.cache: always has no effect: {self.objective.name} compares whole "
+                "distributions, which are not kept. Remove the key."
+            )
+
+    def _compile_fits(self) -> None:
+        """Raise where layers are to be compiled that cannot be."""
+        if self.training.torch_compile and self.model.quantization:
+            raise UserError(
+                "training.torch_compile does not go with model.quantization. Remove one of them."
+            )
 
     def _roles_fit(self) -> None:
         """Raise where roles say nothing to the objective, or groups_per_step to the roles."""

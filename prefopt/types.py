@@ -62,7 +62,9 @@ class TokenizedRecord:
     """K sequences, none empty; each ends with end-of-sequence unless it was cut."""
     scores: tuple[float, ...]
     token_weights: tuple[Float[Tensor, " _"], ...] | None = None
-    """K sequences as long as those of the ids; None if none of the data has weights."""
+    reference_logps: tuple[Float[Tensor, " _"], ...] | None = None
+    """This, in float32, and `token_weights`: K sequences as long as those of the ids; None where
+    the data has no weights, or the reference's log-probs are not known before training."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -101,6 +103,14 @@ class Layout:
         """Tokens before the first response."""
         return sum(self.prompt_lengths)
 
+    @property
+    def num_tokens_per_group(self) -> tuple[int, ...]:
+        """Scored tokens of each group."""
+        counts = [0] * self.num_groups
+        for slot, length in zip(self.response_slots, self.response_lengths, strict=True):
+            counts[slot // self.num_slots] += length
+        return tuple(counts)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupBatch:
@@ -124,9 +134,10 @@ class GroupBatch:
     """G record ids."""
     token_weights: Float[Tensor, " N"] | None = None
     """Weights given by the data, 1 where it says nothing; None if none of the data has any."""
+    reference_logps: Float[Tensor, " N"] | None = None
     noise: Float[Tensor, " N"] | None = None
     differs: Bool[Tensor, " N"] | None = None
-    """This and `noise` as in TokenInputs, where the objective reads them."""
+    """This, `noise` and `reference_logps` as in TokenInputs, where they are read and known."""
     statistic_tokens: Int[Tensor, " M"] | None = None
     """Positions among the scored tokens of those that need statistics of the vocabulary."""
     plain_tokens: Int[Tensor, " L"] | None = None

@@ -27,8 +27,16 @@ def run(*arguments: str) -> int:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What each command was called with; none of them runs."""
     recorded: Calls = []
-    for name in ("train", "validate", "objectives", "demo", "merge", "schema"):
-        command = SimpleNamespace(run=lambda *given, name=name: recorded.append((name, *given)))
+    names = ("train", "precompute", "validate", "objectives", "demo", "merge", "schema", "cache")
+    for name in names:
+        parts = {"run": name, "show": "list", "verify": "verify", "prune": "prune"}
+        called = {
+            part: lambda *given, as_name=name if part == "run" else f"{name} {word}": (
+                recorded.append((as_name, *given))
+            )
+            for part, word in parts.items()
+        }
+        command = SimpleNamespace(**called)
         monkeypatch.setattr(prefopt.commands, name, command, raising=False)
     return recorded
 
@@ -55,6 +63,14 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train r.yaml --resume a=1 --overwrite", ("train", "r.yaml", ["a=1"], "auto", True)),
         ("validate r.yaml a=1", ("validate", "r.yaml", ["a=1"], 3, False)),
         ("validate r.yaml --show 0 --json", ("validate", "r.yaml", [], 0, True)),
+        ("precompute r.yaml a=1", ("precompute", "r.yaml", ["a=1"])),
+        ("cache list", ("cache list", None)),
+        ("cache list --cache-dir c", ("cache list", "c")),
+        ("cache verify", ("cache verify", None)),
+        ("cache prune", ("cache prune", [], None, False, None)),
+        ("cache prune a b --cache-dir c", ("cache prune", ["a", "b"], None, False, "c")),
+        ("cache prune --days 2", ("cache prune", [], 2.0, False, None)),
+        ("cache prune --all", ("cache prune", [], None, True, None)),
         ("objectives", ("objectives", [], False)),
         ("objectives some other --json", ("objectives", ["some", "other"], True)),
         ("demo --output here --seed 7", ("demo", "here", 7)),
@@ -115,7 +131,7 @@ def test_ctrl_c_says_so_and_exits_as_a_shell_expects(
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
-@pytest.mark.parametrize("command", ["train", "validate", "merge"])
+@pytest.mark.parametrize("command", ["train", "precompute", "validate", "merge"])
 def test_a_missing_argument_is_a_usage_error(
     command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
 ):
@@ -125,9 +141,12 @@ def test_a_missing_argument_is_a_usage_error(
     assert calls == []
 
 
-@pytest.mark.parametrize("command", ["train", "validate", "objectives", "demo", "merge", "schema"])
+COMMANDS = ["train", "precompute", "validate", "objectives", "demo", "merge", "schema"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "cache list", "cache verify", "cache prune"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]):
-    assert run(command, "--help") == 0
+    assert run(*command.split(), "--help") == 0
 
     assert f"prefopt {command} [OPTIONS]" in capsys.readouterr().out
 

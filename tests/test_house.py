@@ -131,7 +131,8 @@ def test_every_dependency_has_a_tested_pin_within_its_range():
 
 
 def commands() -> set[str]:
-    return {command.callback.__name__ for command in app.registered_commands if command.callback}
+    single = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    return single | {str(group.name) for group in app.registered_groups}
 
 
 def test_the_readme_names_every_command_and_no_other():

@@ -59,13 +59,7 @@ def check_vocabulary(
         UserError: naming the model and both sizes.
     """
     num_tokens = policy.config.get_text_config().vocab_size
-    stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
-    largest = max(store.largest_token for store in stores)
-    if largest >= num_tokens:
-        raise UserError(
-            f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
-            f"{num_tokens} only. Use the tokenizer that the model was trained with."
-        )
+    check_tokens(data, num_tokens)
     if objective.num_top_logits > num_tokens:
         raise UserError(
             f"objective.name: {objective.name} asks for the {objective.num_top_logits} most likely "
@@ -78,6 +72,21 @@ def check_vocabulary(
             f"reference.path: its vocabulary has {reference.vocabulary} tokens and the policy's "
             f"{num_tokens}, but objective.name: {objective.name} compares whole distributions. "
             "Give a reference with the same vocabulary."
+        )
+
+
+def check_tokens(data: PreparedData, num_tokens: int) -> None:
+    """Refuse data with tokens that a model's vocabulary of that size does not have.
+
+    Raises:
+        UserError: naming the token and the size.
+    """
+    stores = [data.train] if data.evaluation is None else [data.train, data.evaluation]
+    largest = max(store.largest_token for store in stores)
+    if largest >= num_tokens:
+        raise UserError(
+            f"model.path: the tokenizer gives token {largest}, but the model has embeddings for "
+            f"{num_tokens} only. Use the tokenizer that the model was trained with."
         )
 
 

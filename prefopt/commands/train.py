@@ -3,36 +3,30 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import typer
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.before import check_apart, check_vocabulary, report_data
+from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
-from prefopt.data.plan import StepPlan, Stream
 from prefopt.data.prepare import PreparedData, prepare_data
-from prefopt.data.store import TokenStore
-from prefopt.errors import UserError
-from prefopt.models.load import check_model_sections, load_policy
-from prefopt.models.reference import Reference, load_reference
+from prefopt.models.head import layout_of
+from prefopt.models.load import check_model_sections
 from prefopt.models.section import ReferenceSection
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.arguments import training_arguments
+from prefopt.train.cached_reference import ReferenceStart
 from prefopt.train.callbacks import LogLastStep, MetricsFile
 from prefopt.train.checkpoint import (
     METRICS_FILE,
@@ -45,6 +39,7 @@ from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.needs import check_needs
 from prefopt.train.plots import plot_curves
+from prefopt.train.processes import on_first_process
 from prefopt.train.progress import ProgressReport
 from prefopt.train.run_folder import (
     differences_of_split,
@@ -52,10 +47,7 @@ from prefopt.train.run_folder import (
     installed_versions,
     open_run,
 )
-from prefopt.train.steps import StepDataset
 from prefopt.train.trainer import PreferenceTrainer
-
-Answer = TypeVar("Answer")
 
 # Log entries that describe the run, not the model.
 _NO_RESULTS = {"step", "epoch", "learning_rate", "tokens_per_second", "total_flos"}
@@ -112,25 +104,29 @@ def train(
     data = prepare_data(recipe.data, tokenizer)
     fit = check_needs(recipe.objective, data)
     folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
-    checkpoint = _on_first_process(
-        arguments,
+    checkpoint = on_first_process(
         lambda: find_start(folder, resolved, fingerprints, resume=resume, overwrite=overwrite),
     )
     if arguments.process_index == 0:
         report_data(data, recipe.objective.name, fit)
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
     set_seed(arguments.seed)
-    policy, reference = _models(recipe)
+    policy, reference = load_models(recipe)
     check_vocabulary(recipe.objective, data, policy, reference)
-    _on_first_process(arguments, lambda: open_run(folder, resolved, fingerprints, checkpoint))
+    layout, why_padded = layout_of(policy)
+    if why_padded and arguments.process_index == 0:
+        typer.echo(f"layout: a padded row per response, since {why_padded}")
+    has_reference = reference is not None
+    identity = identity_of(recipe, reference) if reference is not None else None
+    on_first_process(lambda: open_run(folder, resolved, fingerprints, checkpoint))
     use_cache = policy.config.use_cache
     trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
         objective=recipe.objective,
         reference=reference,
-        train_dataset=_steps(recipe, arguments, data.train, data.source_weights),
-        eval_dataset=_held_out(recipe, arguments, data.evaluation),
+        train_dataset=training_steps(recipe, arguments, data, layout),
+        eval_dataset=held_out_steps(recipe, arguments, data, layout),
         tokenizer=tokenizer,
         callbacks=_callbacks(recipe),
     )
@@ -138,12 +134,24 @@ def train(
     # The Trainer switches the cache off for training, where scoring never uses it; a saved model
     # that says so would generate slowly.
     policy.config.use_cache = use_cache
+    # The trainer alone holds it then, and lets go of it where the cache takes its place.
+    del reference
+    if has_reference:
+        section = recipe.reference or ReferenceSection()
+        began_cached = None if checkpoint is None else load_state(checkpoint)["cached_reference"]
+        ReferenceStart(trainer, section, identity, began_cached=began_cached, say=_say)
     if checkpoint is not None:
         _go_on(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with a_full_disk_is_one_line(recipe.training.output_dir / "model"):
         _save(trainer, recipe)
     return trainer
+
+
+def _say(line: str) -> None:
+    """Print on the first process."""
+    if PartialState().is_main_process:
+        typer.echo(line)
 
 
 def _identity(data: PreparedData) -> dict[str, str]:
@@ -160,21 +168,6 @@ def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
             typer.echo(f"resuming: {difference}; the last bits of the result may differ")
 
 
-def _models(recipe: Recipe) -> tuple[PreTrainedModel | PeftModel, Reference | None]:
-    """The policy, and the reference if the objective needs one."""
-    needs_reference = recipe.objective.needs_reference
-    section = recipe.reference or ReferenceSection()
-    goes_on = recipe.adapter is not None and recipe.adapter.path is not None
-    policy = load_policy(
-        recipe.model,
-        recipe.adapter,
-        with_reference_adapter=needs_reference and goes_on and section.path is None,
-    )
-    if not needs_reference:
-        return policy, None
-    return policy, load_reference(section, recipe.model, recipe.adapter, policy)
-
-
 def _callbacks(recipe: Recipe) -> list[TrainerCallback]:
     training = recipe.training
     callbacks: list[TrainerCallback] = [LogLastStep(), MetricsFile(), ProgressReport()]
@@ -185,59 +178,6 @@ def _callbacks(recipe: Recipe) -> list[TrainerCallback]:
             )
         )
     return callbacks
-
-
-def _steps(
-    recipe: Recipe, arguments: TrainingArguments, store: TokenStore, weights: Sequence[float]
-) -> StepDataset:
-    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-    leading, *others = recipe.data.roles or [""]
-    plan = StepPlan(
-        records_per_source=store.records_per_source,
-        source_weights=tuple(weights),
-        groups_per_step=recipe.training.groups_of(leading),
-        seed=seed,
-        shuffle=recipe.training.shuffle,
-        companions=tuple(
-            Stream(
-                sources=tuple(
-                    i for i, source in enumerate(recipe.data.sources) if source.role == role
-                ),
-                groups_per_step=recipe.training.groups_of(role),
-            )
-            for role in others
-        ),
-    )
-    return _share(recipe, arguments, store, plan)
-
-
-def _held_out(
-    recipe: Recipe, arguments: TrainingArguments, store: TokenStore | None
-) -> StepDataset | None:
-    if store is None:
-        return None
-    num_groups = sum(recipe.training.groups_of(role) for role in recipe.data.roles or [""])
-    plan = StepPlan(
-        records_per_source=(len(store),),
-        source_weights=(1.0,),
-        groups_per_step=max(num_groups, arguments.world_size),
-        seed=0,
-        shuffle=False,
-    )
-    return _share(recipe, arguments, store, plan)
-
-
-def _share(
-    recipe: Recipe, arguments: TrainingArguments, store: TokenStore, plan: StepPlan
-) -> StepDataset:
-    return StepDataset(
-        store,
-        plan,
-        recipe.objective,
-        rank=arguments.process_index,
-        num_ranks=arguments.world_size,
-        tokens_per_micro_batch=recipe.training.tokens_per_micro_batch,
-    )
 
 
 def _save(trainer: PreferenceTrainer, recipe: Recipe) -> None:
@@ -273,19 +213,3 @@ def _last_metrics(trainer: PreferenceTrainer) -> dict[str, float]:
     for line in trainer.state.log_history:
         newest |= {name: value for name, value in line.items() if name not in _NO_RESULTS}
     return newest
-
-
-def _on_first_process(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:
-    """What the action returns or refuses on the first process, on all of them."""
-    answer: list[Any] = [None, None]
-    if arguments.process_index == 0:
-        try:
-            answer[0] = action()
-        except UserError as error:
-            answer[1] = str(error)
-    if arguments.world_size > 1:
-        broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise UserError(answer[1])
-    result: Answer = answer[0]
-    return result

@@ -2,7 +2,8 @@
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,14 +22,25 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    try:
+    with errors_of_cache_are_one_line(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _build(folder, build)
+    return folder
+
+
+@contextmanager
+def errors_of_cache_are_one_line(folder: Path) -> Iterator[None]:
+    """Say what a user can mend where a folder of the cache cannot be written.
+
+    Raises:
+        UserError: if the disk is full or the cache is not ours to write; other errors as they are.
+    """
+    try:
+        yield
     except OSError as error:
         raise _explained(error, folder) from error
-    return folder
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
@@ -43,7 +55,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 def _explained(error: OSError, folder: Path) -> Exception:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"{folder.parent}: no space left on the disk. Free some, or set data.cache_dir "
             "or PREFOPT_CACHE to another one."

@@ -1,9 +1,10 @@
 """Tokenised records to one flat micro-batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefopt.types import GroupBatch, Layout, TokenizedRecord
@@ -44,10 +45,57 @@ def collate(records: Sequence[TokenizedRecord]) -> GroupBatch:
         scores=scores,
         num_tokens=num_tokens,
         ids=tuple(record.id for record in records),
-        token_weights=_token_weights(records),
+        token_weights=_per_token(record.token_weights for record in records),
+        reference_logps=_per_token(record.reference_logps for record in records),
     )
 
 
-def _token_weights(records: Sequence[TokenizedRecord]) -> Float[Tensor, " N"] | None:
-    weights = [each for record in records for each in record.token_weights or ()]
-    return torch.cat(weights) if weights else None
+def some_responses(batch: GroupBatch, first: int, stop: int) -> GroupBatch:
+    """The micro-batch of one group with its responses from `first` up to `stop` alone."""
+    assert batch.layout.num_groups == 1
+    assert batch.where.all()
+    lengths = batch.layout.response_lengths
+    num_prompt = batch.layout.num_prompt_tokens
+    tokens = slice(sum(lengths[:first]), sum(lengths[:stop]))
+
+    def of_row(row: Int[Tensor, " T"]) -> Int[Tensor, " _"]:
+        return torch.cat([row[:num_prompt], row[num_prompt:][tokens]])
+
+    def of_tokens(column: Tensor | None) -> Tensor | None:
+        return None if column is None else column[tokens]
+
+    def of_positions(positions: Int[Tensor, " M"] | None) -> Int[Tensor, " _"] | None:
+        if positions is None:
+            return None
+        is_inside = (positions >= tokens.start) & (positions < tokens.stop)
+        return positions[is_inside] - tokens.start
+
+    return replace(
+        batch,
+        input_ids=of_row(batch.input_ids),
+        position_ids=of_row(batch.position_ids),
+        layout=Layout(
+            prompt_lengths=batch.layout.prompt_lengths,
+            response_lengths=lengths[first:stop],
+            response_slots=tuple(range(stop - first)),
+            num_slots=stop - first,
+        ),
+        targets=batch.targets[tokens],
+        response_of_token=batch.response_of_token[tokens] - first,
+        where=batch.where[:, first:stop],
+        scores=batch.scores[:, first:stop],
+        num_tokens=batch.num_tokens[:, first:stop],
+        token_weights=of_tokens(batch.token_weights),
+        reference_logps=of_tokens(batch.reference_logps),
+        noise=of_tokens(batch.noise),
+        differs=of_tokens(batch.differs),
+        statistic_tokens=of_positions(batch.statistic_tokens),
+        plain_tokens=of_positions(batch.plain_tokens),
+    )
+
+
+def _per_token(
+    columns: Iterable[tuple[Float[Tensor, " _"], ...] | None],
+) -> Float[Tensor, " N"] | None:
+    values = [each for column in columns for each in column or ()]
+    return torch.cat(values) if values else None

@@ -91,11 +91,18 @@ def _order(plan: StepPlan, sources: tuple[int, ...], epoch: int) -> NDArray[np.i
 
 @dataclass(frozen=True, slots=True)
 class GroupSize:
-    """What a group costs when each response is a row of its own."""
+    """What a group costs: in rows that are padded to one length, or in a flat row."""
 
     num_rows: int
     longest_row: int
     """Tokens of the prompt and its longest response."""
+    num_tokens: int | None = None
+    """Tokens that it adds to a flat row; None where rows are padded."""
+
+    @property
+    def num_alone(self) -> int:
+        """Tokens of a micro-batch that holds this group alone."""
+        return self.num_rows * self.longest_row if self.num_tokens is None else self.num_tokens
 
 
 def split_step(
@@ -103,29 +110,54 @@ def split_step(
 ) -> list[list[list[int]]]:
     """Positions of a step's groups as [rank][micro-batch][...], every group exactly once.
 
-    Ranks get about the same number of tokens. A micro-batch holds at most the budget of *padded*
-    tokens, unless a single group is larger: then it is alone. All ranks have the same number of
-    micro-batches, at least one; those of a rank that is short of work are empty.
+    Ranks get about the same number of tokens. A micro-batch holds at most the budget of tokens,
+    padding included, unless a single group is larger: then it is alone. All ranks have the same
+    number of micro-batches, at least one; those of a rank that is short of work are empty.
     """
-    by_length = sorted(
-        range(len(sizes)), key=lambda i: (-sizes[i].longest_row, -sizes[i].num_rows, i)
+    by_size = sorted(
+        range(len(sizes)), key=lambda i: (-sizes[i].longest_row, -sizes[i].num_alone, i)
     )
-    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
-    load = [0] * num_ranks
-    for i in by_length:
-        rank = load.index(min(load))
-        ranks[rank].append(i)
-        load[rank] += sizes[i].num_rows * sizes[i].longest_row
-    split = [_pack(groups, sizes, tokens_per_micro_batch) for groups in ranks]
-    num_micro_batches = max(1, *map(len, split))
-    return [batches + [[]] * (num_micro_batches - len(batches)) for batches in split]
+    ranks = _even([sizes[i].num_alone for i in by_size], num_ranks)
+    ranks = [[by_size[j] for j in rank] for rank in ranks]
+    budget = tokens_per_micro_batch
+    if any(size.num_tokens is None for size in sizes):
+        split = [_pack_padded(groups, sizes, budget) for groups in ranks]
+        num = max(1, *map(len, split))
+        return [batches + [[]] * (num - len(batches)) for batches in split]
+    num = max(1, *(_num_flat([sizes[i].num_alone for i in groups], budget) for groups in ranks))
+    return [
+        [[groups[j] for j in batch] for batch in _even([sizes[i].num_alone for i in groups], num)]
+        for groups in ranks
+    ]
 
 
-def _pack(groups: Sequence[int], sizes: Sequence[GroupSize], budget: int) -> list[list[int]]:
+def _even(costs: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Positions in shares of about the same cost, largest first each to the lightest share."""
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    load = [0] * num_shares
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        share = load.index(min(load))
+        shares[share].append(i)
+        load[share] += costs[i]
+    return shares
+
+
+def _num_flat(costs: Sequence[int], budget: int) -> int:
+    """The fewest even shares of which none is beyond the budget, but for single large groups."""
+    small = [cost for cost in costs if cost <= budget]
+    num = max(1, len(costs) - len(small) + -(-sum(small) // budget))
+    while any(
+        len(share) > 1 and sum(costs[i] for i in share) > budget for share in _even(costs, num)
+    ):
+        num += 1
+    return num
+
+
+def _pack_padded(groups: Sequence[int], sizes: Sequence[GroupSize], budget: int) -> list[list[int]]:
     """Micro-batches of groups that come longest first, so that the first sets the row length."""
     batches: list[list[int]] = []
     num_rows, longest = 0, 0
-    for i in groups:
+    for i in sorted(groups, key=lambda i: (-sizes[i].longest_row, -sizes[i].num_rows, i)):
         if batches and (num_rows + sizes[i].num_rows) * longest <= budget:
             batches[-1].append(i)
             num_rows += sizes[i].num_rows

@@ -128,5 +128,10 @@ class DataSection(Section):
         """The folder of the cache, from this section, the environment or the default."""
         if self.cache_dir is not None:
             return self.cache_dir.expanduser()
-        named = os.environ.get("PREFOPT_CACHE")
-        return Path(named).expanduser() if named else Path.home() / ".cache" / "prefopt"
+        return default_cache_folder()
+
+
+def default_cache_folder() -> Path:
+    """The folder of the cache where no recipe says otherwise, from the environment or our own."""
+    named = os.environ.get("PREFOPT_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "prefopt"

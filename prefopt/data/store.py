@@ -10,6 +10,7 @@ import torch
 import xxhash
 from jaxtyping import Float, Int, Shaped, UInt
 
+from prefopt.data.reference_cache import ReferenceColumn
 from prefopt.data.shard import Shard, starts
 from prefopt.types import TokenizedRecord
 
@@ -22,15 +23,20 @@ class TokenStore(Sequence[TokenizedRecord]):
     """
 
     def __init__(
-        self, shards: Sequence[Shard], indices: Int[np.ndarray, " n"] | None = None
+        self,
+        shards: Sequence[Shard],
+        indices: Int[np.ndarray, " n"] | None = None,
+        reference_columns: Sequence[ReferenceColumn] | None = None,
     ) -> None:
         """Records of some shards, one per source.
 
         Args:
             shards: the sources, in order.
             indices: which records of all shards laid end to end, in this order; None means all.
+            reference_columns: reference log-probs of each shard's tokens, if they are known.
         """
         self.shards = tuple(shards)
+        self._reference_columns = reference_columns
         total = sum(len(shard) for shard in self.shards)
         self._indices = np.arange(total) if indices is None else indices
 
@@ -53,12 +59,17 @@ class TokenStore(Sequence[TokenizedRecord]):
         edges = shard.response_starts[first : stop + 1]
         tokens = shard.column("response_tokens")
         begin, end = shard.prompt_starts[local : local + 2]
+        reference_logps = None
+        if self._reference_columns is not None:
+            of_record = self._reference_columns[source].of_record(local)
+            reference_logps = of_record.split(np.diff(edges).tolist())
         return TokenizedRecord(
             id=self._id(source, local),
             prompt_ids=_tensor(shard.column("prompt_tokens")[begin:end]),
             response_ids=tuple(_tensor(tokens[start:end]) for start, end in pairwise(edges)),
             scores=tuple(shard.column("score")[first:stop].tolist()),
             token_weights=self._weights(shard, edges) if self.has_token_weights else None,
+            reference_logps=reference_logps,
         )
 
     @cached_property
@@ -80,7 +91,11 @@ class TokenStore(Sequence[TokenizedRecord]):
         """The records at these positions of this store, in this order; no token is copied."""
         if not isinstance(indices, np.ndarray):
             indices = np.fromiter(indices, dtype=np.int64)
-        return TokenStore(self.shards, self._indices[indices])
+        return TokenStore(self.shards, self._indices[indices], self._reference_columns)
+
+    def with_reference(self, columns: Sequence[ReferenceColumn]) -> "TokenStore":
+        """The same records, each with its reference log-probs; a column per shard."""
+        return TokenStore(self.shards, self._indices, columns)
 
     @property
     def ids(self) -> tuple[str, ...]:

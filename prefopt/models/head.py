@@ -9,27 +9,29 @@ and ranks with different numbers of tiles stay in step.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefopt.errors import UserError
+from prefopt.models.attention import install_attention
+from prefopt.models.layout import LayoutName, lay_out
+from prefopt.ops.groupwise import groupwise_loss
+from prefopt.ops.head_logps import tiled_target_logps
 from prefopt.ops.logps import (
-    target_logps,
-    tiled_target_logps,
     tiled_vocabulary_statistics,
     tokens_per_tile,
 )
 from prefopt.types import GroupBatch
 
-# Enough to meet every kind of layer, few enough that plain logits cost nothing.
-_TOKENS_TO_COMPARE = 256
-# In nats per token. A scale or cap that the head misses shows as tenths or more; rounding does not.
-_TOLERANCE = 1e-3
-_TOLERANCE_BF16 = 5e-2
+TokenSlopes = Callable[[int, int, Float[Tensor, " n"]], Float[Tensor, " n"]]
+"""Of scored tokens first to stop (exclusive) and their log-probs, the derivative of the loss by
+each of these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,17 +59,39 @@ class Statistics:
     """None: no KL is asked for."""
 
 
-def install_logp_head(model: PreTrainedModel) -> None:
-    """Teach the model to answer `targets=` with log-probs; without it, it behaves as before."""
+def install_logp_head(
+    model: PreTrainedModel, layout: LayoutName = "padded", why_padded: str | None = None
+) -> None:
+    """Teach the model to answer `batch=` with log-probs; without it, it behaves as before.
+
+    Args:
+        model: a causal language model.
+        layout: how it lays a micro-batch out; flat rows change the model's attention.
+        why_padded: what keeps it from a flat row, to be told by `layout_of`.
+
+    Raises:
+        UserError: if the model has no output projection.
+    """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise UserError(
             f"model.path: {type(model).__name__} has no output projection that could be scored. "
             "Choose a causal language model."
         )
+    if layout != "padded":
+        install_attention(model)
     scored = partial(_head_forward, transform=logit_transform(model))
-    vars(head)["forward"] = _ForwardWithTargets(head, scored)
-    vars(model)["forward"] = _ForwardWithTargets(model, _model_forward)
+    vars(head)["forward"] = _ForwardThatScores(head, "targets", scored)
+    scored = partial(_model_forward, layout=layout)
+    vars(model)["forward"] = _ForwardThatScores(model, "batch", scored)
+    vars(model)["layout"] = (layout, why_padded)
+
+
+def layout_of(model: nn.Module) -> tuple[LayoutName, str | None]:
+    """How a model with a log-prob head, adapted or not, lays a batch out, and why not flat."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    answer: tuple[LayoutName, str | None] = vars(base)["layout"]
+    return answer
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -79,7 +103,7 @@ def check_head(model: PreTrainedModel) -> None:
     """
     way_out = "leave it out of adapter.target_modules and adapter.modules_to_save."
     head = model.get_output_embeddings()
-    installed = isinstance(vars(head).get("forward"), _ForwardWithTargets)
+    installed = isinstance(vars(head).get("forward"), _ForwardThatScores)
     if not isinstance(head, nn.Linear) or not installed:
         raise UserError(
             "adapter: the output projection cannot carry an adapter or be trained beside one; "
@@ -93,60 +117,17 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def compare_with_plain_logits(
-    model: nn.Module, batch: GroupBatch, *, is_low_precision: bool
-) -> None:
-    """Refuse a model whose log-probs are not those of its own logits, on real tokens.
-
-    Args:
-        model: the policy inside whatever wraps it; in evaluation mode afterwards.
-        batch: a micro-batch, of which the first response is looked at.
-        is_low_precision: whether the forward pass computes in bfloat16.
-
-    Raises:
-        UserError: if the architecture does something to its logits that the head does not.
-    """
-    num_prompt, num_response = batch.layout.prompt_lengths[0], batch.layout.response_lengths[0]
-    response = batch.input_ids[batch.layout.num_prompt_tokens :][:num_response]
-    row = torch.cat([batch.input_ids[:num_prompt], response])[:_TOKENS_TO_COMPARE]
-    model.eval()
-    deviation = head_deviation(model, row.unsqueeze(0)).item()
-    if not deviation <= (_TOLERANCE_BF16 if is_low_precision else _TOLERANCE):
-        raise UserError(
-            f"model.path: log-probs differ by {deviation:.2g} nats from those of the model's own "
-            "logits, so the architecture treats logits in a way that prefopt does not know. "
-            "Please report it, and train another one."
-        )
-
-
-def head_deviation(model: nn.Module, input_ids: Int[Tensor, "1 L"]) -> Float[Tensor, ""]:
-    """Largest difference, in nats, between the head's log-probs and those of the plain logits.
-
-    Both passes run through whatever wraps the model. 0.0 up to rounding unless the architecture
-    changes its logits in a way that the head does not know.
-    """
-    targets = input_ids[0, 1:]
-    predictors = torch.arange(targets.shape[0], device=targets.device)
-    mask = torch.ones_like(input_ids)
-    with torch.no_grad():
-        logps = model(
-            input_ids=input_ids, attention_mask=mask, predictors=predictors, targets=targets
-        )
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        deviation: Tensor = (logps - target_logps(logits[0, :-1], targets)).abs().max()
-        return deviation
-
-
-class _ForwardWithTargets:
-    """A module's own forward that scores where `targets` are given.
+class _ForwardThatScores:
+    """A module's own forward, and another one for when an argument of some name is given.
 
     An object and no closure, so that a deep copy or a pickle of the module holds one that is bound
     to the copy and computes with the copy's weights.
     """
 
-    def __init__(self, module: nn.Module, scored: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, given: str, scored: Callable[..., Any]) -> None:
         self.module = module
         self.plain = module.forward
+        self.given = given
         self.scored = scored
 
     @property
@@ -154,39 +135,44 @@ class _ForwardWithTargets:
         """What inspect.signature looks at, and with it peft, transformers and accelerate."""
         return self.plain
 
-    def __call__(self, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
-        if targets is None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get(self.given) is None:
             return self.plain(*args, **kwargs)
-        return self.scored(self.module, *args, targets=targets, **kwargs)
+        return self.scored(self.module, *args, **kwargs)
 
 
 def _model_forward(
     model: PreTrainedModel,
-    input_ids: Int[Tensor, "R L"],
-    attention_mask: Int[Tensor, "R L"],
     *,
-    predictors: Int[Tensor, " N"],
-    targets: Int[Tensor, " N"],
+    batch: GroupBatch,
+    layout: LayoutName,
     statistics: Statistics | None = None,
     return_hidden_of: Int[Tensor, " M"] | None = None,
     return_projection: bool = False,
+    slopes: TokenSlopes | None = None,
     **absent: Any,
 ) -> Float[Tensor, " N"] | dict[str, Tensor]:
-    """Log-probs of the targets, each predicted at a position of the flattened rows.
+    """Log-probs of the scored tokens of a micro-batch.
 
     With `statistics`, also those. With `return_hidden_of`, also the hidden states that predict
-    these tokens, and with `return_projection` a copy of the output projection.
+    these tokens, and with `return_projection` a copy of the output projection. With `slopes`, a
+    trained projection gets its gradient in this pass: log-probs then have none, and `surrogate`, a
+    scalar that is 0.0, has that of the loss.
     """
     # peft passes every argument of the usual signature, as None.
     given = [key for key, value in absent.items() if value is not None]
     assert not given, f"scoring does not take {given}"
-    hidden = model.get_decoder()(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    ).last_hidden_state
-    scored = hidden.flatten(0, 1).index_select(0, predictors)
+    rows = lay_out(batch, layout)
+    hidden = model.get_decoder()(**rows.arguments(), use_cache=False).last_hidden_state
+    scored = rows.scored(hidden)
     head = model.get_output_embeddings()
     found: Tensor | dict[str, Tensor] = head(
-        scored, targets=targets, statistics=statistics, return_projection=return_projection
+        scored,
+        targets=batch.targets,
+        statistics=statistics,
+        return_projection=return_projection,
+        slopes=slopes,
+        num_tokens_per_group=batch.layout.num_tokens_per_group,
     )
     if return_hidden_of is None:
         return found
@@ -202,14 +188,28 @@ def _head_forward(
     transform: "LogitTransform",
     statistics: Statistics | None = None,
     return_projection: bool = False,
+    slopes: TokenSlopes | None = None,
+    num_tokens_per_group: tuple[int, ...] = (),
 ) -> Float[Tensor, " N"] | dict[str, Tensor]:
     def project(tile: Tensor) -> Tensor:
         return transform(nn.functional.linear(tile, head.weight, head.bias))
 
-    per_tile = tokens_per_tile(head.weight.shape[0])
+    def logps_of(some: Tensor, their_targets: Tensor) -> Tensor:
+        return tiled_target_logps(
+            some,
+            their_targets,
+            head.weight,
+            head.bias,
+            num_tokens_per_tile=tokens_per_tile(head.weight.shape[0]),
+            scale=transform.scale,
+            softcap=transform.softcap,
+        )
+
     if statistics is not None:
-        return _with_statistics(head, hidden, targets, project, statistics)
-    logps = tiled_target_logps(hidden, targets, project, per_tile)
+        return _with_statistics(head, hidden, targets, project, logps_of, statistics)
+    if slopes is not None and head.weight.requires_grad and torch.is_grad_enabled():
+        return _with_gradient(head, hidden, targets, transform, slopes, num_tokens_per_group)
+    logps = logps_of(hidden, targets)
     if not return_projection:
         return logps
     # Copies: a sharded wrapper frees the gathered weight as soon as this call is over.
@@ -217,11 +217,36 @@ def _head_forward(
     return answer if head.bias is None else {**answer, "bias": head.bias.detach().clone()}
 
 
+def _with_gradient(
+    head: nn.Linear,
+    hidden: Float[Tensor, "N H"],
+    targets: Int[Tensor, " N"],
+    transform: "LogitTransform",
+    slopes: TokenSlopes,
+    num_tokens_per_group: tuple[int, ...],
+) -> dict[str, Tensor]:
+    """Log-probs, and a scalar with the gradient of a loss that says what it wants of each token."""
+    ends = [0, *accumulate(num_tokens_per_group)]
+    logps, surrogate = groupwise_loss(
+        hidden,
+        targets,
+        head.weight,
+        head.bias,
+        num_tokens_per_group=num_tokens_per_group,
+        coefficients=lambda start, stop, some: slopes(ends[start], ends[stop], some),
+        num_tokens_per_tile=tokens_per_tile(head.weight.shape[0]),
+        scale=transform.scale,
+        softcap=transform.softcap,
+    )
+    return {"logps": logps, "surrogate": surrogate}
+
+
 def _with_statistics(
     head: nn.Linear,
     hidden: Float[Tensor, "N H"],
     targets: Int[Tensor, " N"],
     project: Callable[[Tensor], Tensor],
+    logps_of: Callable[[Tensor, Tensor], Tensor],
     statistics: Statistics,
 ) -> dict[str, Tensor]:
     """Log-probs of all N targets, and statistics of some tokens in rows of their own."""
@@ -234,15 +259,12 @@ def _with_statistics(
         assert reference.transform is not None
         return reference.transform(nn.functional.linear(tile, reference.weight, reference.bias))
 
-    per_tile = tokens_per_tile(head.weight.shape[0])
-    others = tiled_target_logps(
-        hidden[statistics.others], targets[statistics.others], project, per_tile
-    )
+    others = logps_of(hidden[statistics.others], targets[statistics.others])
     chosen, top_logps, top_ids, reference_kl = tiled_vocabulary_statistics(
         hidden[statistics.tokens],
         targets[statistics.tokens],
         project,
-        per_tile,
+        tokens_per_tile(head.weight.shape[0]),
         num_top=statistics.num_top,
         reference_hidden=None if reference is None else reference.hidden,
         project_reference=project_reference,
@@ -268,7 +290,7 @@ class LogitTransform:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-def logit_transform(model: PreTrainedModel) -> LogitTransform:
+def logit_transform(model: PreTrainedModel | PeftModel) -> LogitTransform:
     """What the model's architecture does to its logits, from its configuration."""
     config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0

@@ -15,6 +15,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 from prefopt.errors import UserError, did_you_mean
 from prefopt.models.head import check_head, install_logp_head
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
+from prefopt.models.support import choose_layout
 from prefopt.models.tokenizer import check_local_folder, first_line, reason
 
 # The adapter that is trained, by peft's own default name, and the frozen copy of its start.
@@ -133,7 +134,8 @@ def load_causal_lm(section: ModelSection, key: str = "model.path") -> PreTrained
     if not section.dropout:
         _switch_dropout_off(model)
     _keep_4_bit_layers_differentiable(model)
-    install_logp_head(model)
+    layout, why_padded = choose_layout(model, section)
+    install_logp_head(model, layout, why_padded)
     return model
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from prefopt.models.head import ReferenceDistribution, logit_transform
 from prefopt.models.layout import score_tokens, token_logps
-from prefopt.models.load import POLICY_ADAPTER, REFERENCE_ADAPTER, load_causal_lm
+from prefopt.models.load import POLICY_ADAPTER, REFERENCE_ADAPTER, load_causal_lm, load_policy
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.types import GroupBatch
 
@@ -43,7 +43,7 @@ class Reference(Protocol):
 class FrozenCopy:
     """A model of its own that is never trained."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self.model: nn.Module = model.requires_grad_(False).eval()
         self._transform = logit_transform(model)
         self.vocabulary: int = model.config.get_text_config().vocab_size
@@ -127,6 +127,30 @@ class StartOfAdapter:
         self.peft_model.set_adapter(POLICY_ADAPTER)
 
 
+class CachedReference:
+    """Log-probs that were computed before training and come with the micro-batch."""
+
+    def __init__(self, live: Reference | None) -> None:
+        """Takes the reference for texts that are none of the data's, if the objective has such."""
+        self.live = live
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Nothing: a live reference has been prepared before."""
+
+    def token_logps(self, batch: GroupBatch, policy: nn.Module) -> Float[Tensor, " N"]:
+        """What the batch brings, to the bit; no forward pass."""
+        if batch.reference_logps is not None:
+            return batch.reference_logps
+        assert self.live is not None, "a batch without reference log-probs"
+        return self.live.token_logps(batch, policy)
+
+    def distribution(
+        self, batch: GroupBatch, policy: nn.Module
+    ) -> tuple[Float[Tensor, " N"], ReferenceDistribution]:
+        """Never: distributions are not kept, so an objective that reads them has no cache."""
+        raise NotImplementedError("a cached reference has no distribution")
+
+
 def load_reference(
     reference: ReferenceSection,
     model: ModelSection,
@@ -141,10 +165,23 @@ def load_reference(
     if adapter is not None and reference.path is None:
         assert isinstance(policy, PeftModel)
         return StartOfAdapter(policy)
+    return _frozen_copy(reference, model)
+
+
+def _frozen_copy(reference: ReferenceSection, model: ModelSection) -> FrozenCopy:
     if reference.path is None:
         return FrozenCopy(load_causal_lm(model.model_copy(update={"dropout": False})))
     other = {"path": reference.path, "revision": None, "dropout": False}
     return FrozenCopy(load_causal_lm(model.model_copy(update=other), "reference.path"))
+
+
+def load_reference_alone(
+    reference: ReferenceSection, model: ModelSection, adapter: AdapterSection | None
+) -> FrozenCopy:
+    """The same reference, with the same layout, where no policy shares its weights."""
+    if adapter is None or reference.path is not None:
+        return _frozen_copy(reference, model)
+    return FrozenCopy(load_policy(model, adapter if adapter.path is not None else None))
 
 
 def _prepare_for_deepspeed(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from prefopt.errors import UserError
 from prefopt.section import Section
@@ -21,8 +21,13 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
     """Type of the weights; `auto` takes the checkpoint's. Small updates vanish in bfloat16 weights:
     for full fine-tuning keep float32 and set `training.bf16`; for LoRA bfloat16 is right."""
+    layout: Literal["auto", "shared", "packed", "padded"] = "auto"
+    """How a micro-batch lies in the model. shared: one row in which a prompt stands once for all
+    its responses; packed: one row of whole sequences; padded: a padded row per response, which
+    every model can do. auto: shared where the architecture allows it, else padded, and says so."""
     attn_implementation: str | None = None
-    """Attention kernel of transformers, such as sdpa, eager or flash_attention_2."""
+    """Attention kernel of transformers, such as sdpa, eager or flash_attention_2, for padded rows;
+    flat rows have their own."""
     trust_remote_code: bool = False
     """Run Python code that lies with the model. Off: a model that needs it is refused."""
     chat_template: str | None = None
@@ -78,3 +83,13 @@ class ReferenceSection(Section):
     path: str | None = None
     """Another model as reference: a folder or hub id with the policy's tokenizer. null: the policy
     as it starts, which an adapter run gets by switching the adapter off or keeping its start."""
+    cache: Literal["auto", "always", "off"] = "auto"
+    """Log-probs that are computed once and kept under `data.cache_dir`, for every run with the same
+    reference and tokens. auto: use them where they are complete, compute them where the run reads
+    the data at least once; always: compute them anyway; off: run the reference in each step."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        """YAML reads an unquoted `off` as false."""
+        return "off" if value is False else value

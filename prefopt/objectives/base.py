@@ -66,6 +66,8 @@ class Objective(Section, ABC):
     """True if the loss reads `tokens.differs`."""
     couples_groups: ClassVar[bool] = False
     """True if a group's loss depends on `statistic` of all groups of the step."""
+    couples_micro_batch: ClassVar[bool] = False
+    """True if a group's loss depends on which other ones are in the same call, beside those."""
     mismatches_responses: ClassVar[bool] = False
     """True if `statistic` is that of prompts with the responses of another group of the step."""
 

@@ -37,6 +37,7 @@ class DrDPO(Objective):
     needs_reference: ClassVar[bool] = True
     needs: ClassVar[Needs] = "preferred_pairs"
     couples_groups: ClassVar[bool] = decided_by(lambda owner: owner.coupling == "step")
+    couples_micro_batch: ClassVar[bool] = decided_by(lambda owner: owner.coupling == "micro_batch")
 
     beta: float = Field(default=0.1, gt=0)
     """Reward per nat of log-ratio, > 0; a large beta keeps the policy near the reference."""

@@ -55,6 +55,7 @@ class WeightedSum(Objective):
     needs_reference_distribution: ClassVar[bool] = _any("needs_reference_distribution")
     needs_diff: ClassVar[bool] = _any("needs_diff")
     couples_groups: ClassVar[bool] = _any("couples_groups")
+    couples_micro_batch: ClassVar[bool] = _any("couples_micro_batch")
     mismatches_responses: ClassVar[bool] = _any("mismatches_responses")
 
     terms: list[dict[str, Any]] = Field(min_length=1)

@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from prefopt.errors import UserError
+from prefopt.models.reference import CachedReference
 
 if TYPE_CHECKING:
     from prefopt.train.trainer import PreferenceTrainer
@@ -101,6 +102,7 @@ def _complete(trainer: "PreferenceTrainer", written: Path, final: Path) -> None:
     state = {
         "window": asdict(trainer.window),
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        "cached_reference": isinstance(trainer.reference, CachedReference),
         **facts_of_split(trainer),
     }
     (written / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")

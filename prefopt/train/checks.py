@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from prefopt.errors import UserError, did_you_mean
@@ -124,6 +125,21 @@ def _check_metric(given: str) -> None:
     raise UserError(
         f"training.metric_for_best_model: no metric '{given}'. {did_you_mean(name, METRICS)}"
     )
+
+
+def check_compiled(given: Mapping[str, Any]) -> None:
+    """Refuse to compile layers whose weights an engine gathers in hooks around them."""
+    names = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+    if given.get("deepspeed") or given.get("fsdp") or any(map(parse_flag_from_env, names)):
+        raise UserError(
+            "training.torch_compile does not go with DeepSpeed or FSDP here. Set it to false, or "
+            "start with recipes/accelerate/ddp.yaml."
+        )
+    if given.get("gradient_checkpointing") or given.get("activation_checkpointing"):
+        raise UserError(
+            "training.torch_compile does not go with gradient_checkpointing here. Remove one of "
+            "them."
+        )
 
 
 def check_processes(given: Mapping[str, Any]) -> None:

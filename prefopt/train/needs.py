@@ -11,7 +11,7 @@ from prefopt.data.store import TokenStore
 from prefopt.data.summary import SourceSummary
 from prefopt.errors import UserError
 from prefopt.objectives import Objective
-from prefopt.train.steps import facts_of
+from prefopt.train.share import facts_of
 
 _RECORDS_AT_ONCE = 2**16
 _READS = {

@@ -102,7 +102,7 @@ class ProgressReport(TrainerCallback):
         elapsed = monotonic() - self._start_time
         done = state.global_step - self._start_step
         left = elapsed / done * (state.max_steps - state.global_step) if done else None
-        return _clock(elapsed), "?" if left is None else _clock(left)
+        return clock(elapsed), "?" if left is None else clock(left)
 
 
 def _numbers(logs: Mapping[str, Any], prefix: str = "", *, short: bool = False) -> list[str]:
@@ -124,7 +124,7 @@ def _thousands(value: float) -> str:
     return f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f}k"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """`2:05`, or `1:02:05` from an hour on."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "training.dataloader_num_workers",
     "data.num_workers",
     "data.cache_dir",
+    "reference.cache",
 )
 """Keys that a resumed run may have changed: an update depends on them by its last bits at most."""
 

@@ -1,15 +1,27 @@
 """From a micro-batch to what an objective sees: log-probs, and what it asks for of tokens."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefopt.models.head import ReferenceDistribution, Statistics
+from prefopt.models.head import ReferenceDistribution, Statistics, TokenSlopes
 from prefopt.models.layout import score_tokens
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
-from prefopt.train.steps import StepShare
+from prefopt.train.share import LargeGroup, StepShare
 from prefopt.types import GroupBatch, ObjectiveInputs, TokenInputs
+
+Scored = dict[str, Tensor]
+"""What models say of a micro-batch's tokens: `logps` and `reference_logps` of the N scored ones,
+`top_logps`, `top_ids` and `reference_kl` of the M whose statistics are asked for. Where `surrogate`
+is there, the gradient is in this scalar and not in `logps`."""
+
+SlopesGiven = Callable[[Float[Tensor, " N"] | None], TokenSlopes]
+"""What the loss wants of each token, once the reference's log-probs are known."""
+
+_WITH_GRADIENT = ("logps", "top_logps", "reference_kl")
 
 
 def score_batch(
@@ -28,9 +40,25 @@ def score_batch(
         batch: the micro-batch, on the policy's device.
         step_statistics: of all groups of the step, where the objective couples them.
     """
+    return inputs_of(objective, batch, score(objective, model, reference, batch), step_statistics)
+
+
+def score(
+    objective: Objective,
+    model: nn.Module,
+    reference: Reference | None,
+    batch: GroupBatch,
+    slopes_given: SlopesGiven | None = None,
+) -> Scored:
+    """One forward pass of the policy, and one of a live reference.
+
+    With `slopes_given`, a trained output projection may compute its gradient in this pass.
+    """
     reference_logps, distribution = _of_reference(objective, model, reference, batch)
     if batch.statistic_tokens is None:
-        scored = {"logps": score_tokens(model, batch)}
+        slopes = None if slopes_given is None else slopes_given(reference_logps)
+        found = score_tokens(model, batch, slopes=slopes)
+        scored = found if isinstance(found, dict) else {"logps": found}
     else:
         assert batch.plain_tokens is not None
         statistics = Statistics(
@@ -41,9 +69,20 @@ def score_batch(
         )
         scored = score_tokens(model, batch, statistics=statistics)
     assert scored["logps"].dtype in (torch.float32, torch.float64), "a wrapper rounds log-probs"
+    return scored if reference_logps is None else {**scored, "reference_logps": reference_logps}
+
+
+def inputs_of(
+    objective: Objective,
+    batch: GroupBatch,
+    scored: Scored,
+    step_statistics: Float[Tensor, "S C"] | None,
+) -> ObjectiveInputs:
+    """What the objective sees of a micro-batch, or of a whole large group, that was scored."""
+    reference_logps = scored.get("reference_logps")
     tokens = None
     if objective.needs_tokens:
-        tokens = _token_inputs(batch, scored, reference_logps)
+        tokens = _token_inputs(batch, scored)
     return ObjectiveInputs(
         policy_logps=batch.sum_over_tokens(scored["logps"]),
         reference_logps=None if reference_logps is None else batch.sum_over_tokens(reference_logps),
@@ -53,6 +92,49 @@ def score_batch(
         tokens=tokens,
         step_statistics=step_statistics,
     )
+
+
+def joined(pieces: Sequence[Scored]) -> Scored:
+    """A large group from its pieces, in the order of its responses."""
+    return {name: torch.cat([each[name] for each in pieces]) for name in pieces[0]}
+
+
+def with_leaves(scored: Scored) -> tuple[Scored, dict[str, Tensor]]:
+    """The same with what has a gradient cut off from whatever computed it, and that by itself."""
+    leaves = {
+        name: scored[name].detach().requires_grad_() for name in _WITH_GRADIENT if name in scored
+    }
+    return {**scored, **leaves}, leaves
+
+
+def scored_without_gradient(
+    objective: Objective,
+    model: nn.Module,
+    reference: Reference | None,
+    batches: Sequence[GroupBatch],
+    large: Sequence[LargeGroup],
+    device: torch.device,
+    step_statistics: Float[Tensor, "S C"] | None = None,
+) -> list[tuple[int | LargeGroup, ObjectiveInputs]]:
+    """What the objective sees of each micro-batch, by its number, and of each large group.
+
+    One forward pass per micro-batch, in their order; large groups come after all of them.
+    """
+    pieces: dict[int, Scored] = {i: {} for each in large for i in each.pieces}
+    found: list[tuple[int | LargeGroup, ObjectiveInputs]] = []
+    with torch.no_grad():
+        for i, batch in enumerate(batches):
+            moved = batch.to(device)
+            scored = score(objective, model, reference, moved)
+            if i in pieces:
+                pieces[i] = scored
+            else:
+                found.append((i, inputs_of(objective, moved, scored, step_statistics)))
+        for each in large:
+            whole = joined([pieces[i] for i in each.pieces])
+            moved = each.batch.to(device)
+            found.append((each, inputs_of(objective, moved, whole, step_statistics)))
+    return found
 
 
 def _of_reference(
@@ -65,11 +147,7 @@ def _of_reference(
     return reference.token_logps(batch, model), None
 
 
-def _token_inputs(
-    batch: GroupBatch,
-    scored: dict[str, Tensor],
-    reference_logps: Float[Tensor, " N"] | None,
-) -> TokenInputs:
+def _token_inputs(batch: GroupBatch, scored: Scored) -> TokenInputs:
     def at_all_tokens(name: str) -> Tensor | None:
         """Statistics of some tokens, 0 at the others."""
         values = scored.get(name)
@@ -81,7 +159,7 @@ def _token_inputs(
 
     return TokenInputs(
         policy_logps=scored["logps"],
-        reference_logps=reference_logps,
+        reference_logps=scored.get("reference_logps"),
         response=batch.response_of_token,
         labels=batch.targets,
         weights=batch.token_weights,
@@ -106,12 +184,15 @@ def statistics_of(
     split changes a bit of it.
     """
     summands = []
-    for micro_batch, positions in zip(
-        share.statistic_batches, share.statistic_positions, strict=True
-    ):
-        with torch.no_grad():
-            inputs = score_batch(objective, model, reference, micro_batch.to(device))
-            rows = objective.statistic(inputs)
+    found = scored_without_gradient(
+        objective, model, reference, share.statistic_batches, share.statistic_large, device
+    )
+    for which, inputs in found:
+        if isinstance(which, LargeGroup):
+            positions: tuple[int, ...] = (which.position,)
+        else:
+            positions = share.statistic_positions[which]
+        rows = objective.statistic(inputs)
         placed = rows.new_zeros(share.num_groups, rows.shape[1])
         if positions:
             placed = placed.index_copy(0, torch.tensor(positions, device=device), rows)

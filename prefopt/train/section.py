@@ -57,9 +57,8 @@ REFUSED = {
     "fp16": "float16 overflows on summed log-probs; use bf16",
     "fp16_full_eval": "float16 overflows on summed log-probs; use bf16",
     "bf16_full_eval": "evaluation runs in the precision of training; use bf16",
-    "torch_compile": "not supported yet",
-    "torch_compile_backend": "not supported yet",
-    "torch_compile_mode": "not supported yet",
+    "torch_compile_backend": "layers are compiled by torch's own backend; use torch_compile: true",
+    "torch_compile_mode": "layers are compiled by torch's own backend; use torch_compile: true",
     "use_liger_kernel": "not supported: the log-prob head replaces it",
     "liger_kernel_config": "not supported: the log-prob head replaces it",
     "do_train": "prefopt train trains",
@@ -113,8 +112,11 @@ class TrainingSection(Section):
     """Prompts that one optimiser step learns from, over all ranks and micro-batches. Where sources
     have roles, so many of each role; or a number for each, such as {forget: 8, retain: 16}."""
     tokens_per_micro_batch: int = Field(default=16384, ge=1)
-    """Padded tokens that one forward pass may hold; lower it when memory runs out. It never
-    changes an update beyond rounding."""
+    """Tokens that one forward pass may hold, padding included; lower it when memory runs out. A
+    group that is larger is computed in pieces. It never changes an update beyond rounding."""
+    torch_compile: bool = False
+    """Compile the model's layers with torch.compile. The first steps take longer; not with
+    DeepSpeed, FSDP, 4-bit weights or gradient_checkpointing."""
     shuffle: bool = True
     """Draw the groups of an epoch in random order; false keeps the order of the data."""
     early_stopping_patience: int | None = Field(default=None, ge=1)

@@ -1,62 +1,36 @@
 """What one rank does of each optimiser step, as items of an ordinary data loader."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch.utils.data import DataLoader, Dataset, Sampler
+from jaxtyping import Bool, Int
+from torch.utils.data import Dataset
 
-from prefopt.data.collate import collate
+from prefopt.data.collate import collate, some_responses
 from prefopt.data.plan import GroupSize, StepPlan, split_step
 from prefopt.data.store import TokenStore
 from prefopt.data.token_facts import differing_tokens, token_noise
-from prefopt.objectives import Objective, weigh
-from prefopt.types import GroupBatch, ObjectiveOutput, TokenizedRecord
+from prefopt.models.layout import LayoutName
+from prefopt.objectives import Objective
+from prefopt.train.share import Facts, LargeGroup, StepKey, StepShare, facts_of
+from prefopt.types import GroupBatch, TokenizedRecord
+
+# Enough to meet every kind of layer, few enough that plain logits cost nothing.
+_EXCERPT_TOKENS = 96
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepShare:
-    """One rank's part of one optimiser step, and what it must know of the whole step."""
+class _Split(NamedTuple):
+    """This rank's part of a step."""
 
-    micro_batches: tuple[GroupBatch, ...]
-    """At least one; every rank has the same number."""
-    num_real: int
-    """Micro-batches after this many repeat a group with weight 0, to keep ranks in step."""
-    denominators: dict[str, float]
-    """Of each term of the loss: the sum of weights over all groups of the step, on all ranks."""
-    num_tokens: int
-    """Prompt and response tokens of the whole step, each prompt once."""
-    num_groups: int
-    """Groups of the whole step."""
-    positions: tuple[tuple[int, ...], ...]
-    """Where each micro-batch's groups stand in the step; none for a filler."""
-    statistic_batches: tuple[GroupBatch, ...] = ()
-    """What an objective that couples groups takes its statistic of; empty if there is nothing to
-    take it of, or the one micro-batch is the whole step."""
-    statistic_positions: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """What the data alone says of G groups."""
-
-    scores: Float[torch.Tensor, "G K"]
-    num_tokens: Int[torch.Tensor, "G K"]
-    where: Bool[torch.Tensor, "G K"]
-
-    def weigh(self, objective: Objective) -> ObjectiveOutput:
-        """What the objective says of the groups before any model has seen them."""
-        return weigh(objective, scores=self.scores, num_tokens=self.num_tokens, where=self.where)
-
-
-StepKey = tuple[int, int]
-"""Epoch and step in the epoch, both counted from 0."""
-
-_Split = tuple[tuple[tuple[int, ...], ...], tuple[GroupBatch, ...]]
-"""Positions in the step of the groups of each micro-batch, and the micro-batches."""
+    batches: tuple[GroupBatch, ...] = ()
+    positions: tuple[tuple[int, ...], ...] = ()
+    large: tuple[LargeGroup, ...] = ()
+    num_pieces: int = 0
+    """The most pieces of large groups that any rank has."""
 
 
 class StepDataset(Dataset[StepShare]):
@@ -71,6 +45,7 @@ class StepDataset(Dataset[StepShare]):
         rank: int,
         num_ranks: int,
         tokens_per_micro_batch: int,
+        layout: LayoutName,
     ) -> None:
         self.store = store
         self.plan = plan
@@ -78,6 +53,7 @@ class StepDataset(Dataset[StepShare]):
         self.rank = rank
         self.num_ranks = num_ranks
         self.tokens_per_micro_batch = tokens_per_micro_batch
+        self.layout = layout
 
     def __len__(self) -> int:
         """Groups in an epoch."""
@@ -88,49 +64,89 @@ class StepDataset(Dataset[StepShare]):
         numbers = self.plan.groups(*key)
         facts = facts_of(self.store, numbers)
         num_prompt_tokens = self.store.prompt_lengths[numbers]
-        longest = num_prompt_tokens + facts.num_tokens.numpy().max(axis=1)
-        num_rows = self.store.num_responses[numbers]
-        positions, batches = self._mine(num_rows, longest, lambda i: self.store[numbers[i]], key)
+        mine = self._mine(
+            num_prompt_tokens,
+            facts.num_tokens.numpy(),
+            facts.where.numpy(),
+            lambda i: self.store[numbers[i]],
+            key,
+        )
         terms = facts.weigh(self.objective).all_terms()
-        split: _Split = (), ()
+        statistic = _Split()
         if self.objective.mismatches_responses:
             # A group alone in its step has no other one to borrow responses from.
-            split = self._mismatched(numbers, facts, key) if len(numbers) > 1 else split
-        elif self.objective.couples_groups and (self.num_ranks > 1 or len(batches) > 1):
-            split = positions, batches
+            statistic = self._mismatched(numbers, facts, key) if len(numbers) > 1 else statistic
+        elif self.objective.couples_groups and (self.num_ranks > 1 or len(mine.batches) > 1):
+            statistic = mine
         return StepShare(
-            micro_batches=batches,
-            num_real=sum(map(bool, positions)),
+            micro_batches=mine.batches,
+            num_real=sum(map(bool, mine.positions)),
             denominators={name: float(term.weight.sum()) for name, term in terms.items()},
             num_tokens=int(num_prompt_tokens.sum() + facts.num_tokens.sum()),
             num_groups=len(numbers),
-            positions=positions,
-            statistic_positions=split[0],
-            statistic_batches=split[1],
+            positions=mine.positions,
+            large=mine.large,
+            num_first_passes=mine.num_pieces,
+            statistic_batches=statistic.batches,
+            statistic_positions=statistic.positions,
+            statistic_large=statistic.large,
         )
 
     def _mine(
         self,
-        num_rows: Int[np.ndarray, " S"],
-        longest: Int[np.ndarray, " S"],
+        num_prompt_tokens: Int[np.ndarray, " S"],
+        num_tokens: Int[np.ndarray, "S K"],
+        where: Bool[np.ndarray, "S K"],
         load: Callable[[int], TokenizedRecord],
         key: StepKey,
     ) -> _Split:
-        """This rank's part of a step whose groups have such rows, in micro-batches."""
-        mine = split_step(
-            [GroupSize(*size) for size in zip(num_rows.tolist(), longest.tolist(), strict=True)],
-            num_ranks=self.num_ranks,
-            tokens_per_micro_batch=self.tokens_per_micro_batch,
-        )[self.rank]
-        cheapest = int((num_rows * longest).argmin())
-        batches = [self._batch([load(i) for i in groups or [cheapest]], key) for groups in mine]
-        return tuple(map(tuple, mine)), tuple(batches)
+        """This rank's part of a step whose groups have such lengths, in micro-batches."""
+        sizes = group_sizes(self.layout, num_prompt_tokens, num_tokens, where)
+        budget = self.tokens_per_micro_batch
+        split = split_step(sizes, num_ranks=self.num_ranks, tokens_per_micro_batch=budget)
+        cuts = {
+            i: cut_group(self.layout, budget, int(num_prompt_tokens[i]), num_tokens[i][where[i]])
+            for i, size in enumerate(sizes)
+            if size.num_alone > budget
+        }
+
+        def num_pieces(groups: list[int]) -> int:
+            """0 unless the micro-batch is a group in pieces."""
+            num = len(cuts.get(groups[0], [])) if groups else 0
+            return num if num > 1 else 0
+
+        # Every rank has as many micro-batches as the one with the most, pieces included.
+        num = max(sum(num_pieces(g) or bool(g) for g in rank) for rank in split)
+        batches: list[GroupBatch] = []
+        positions: list[tuple[int, ...]] = []
+        large: list[LargeGroup] = []
+        for groups in filter(None, split[self.rank]):
+            batch = self._batch([load(i) for i in groups], key)
+            pieces = [batch]
+            if num_pieces(groups):
+                pieces = [some_responses(batch, *cut) for cut in cuts[groups[0]]]
+                places = tuple(range(len(batches), len(batches) + len(pieces)))
+                large.append(LargeGroup(batch=batch, position=groups[0], pieces=places))
+            batches += pieces
+            positions += [tuple(groups)] * len(pieces)
+        cheapest = min(range(len(sizes)), key=lambda i: sizes[i].num_alone)
+        if num_fillers := max(num, 1) - len(batches):
+            filler = self._batch([load(cheapest)], key)
+            if cheapest in cuts:
+                filler = some_responses(filler, *cuts[cheapest][0])
+            batches += [filler] * num_fillers
+            positions += [()] * num_fillers
+        return _Split(
+            batches=tuple(batches),
+            positions=tuple(positions),
+            large=tuple(large),
+            num_pieces=max(sum(map(num_pieces, rank)) for rank in split),
+        )
 
     def _mismatched(self, numbers: Int[np.ndarray, " S"], facts: Facts, key: StepKey) -> _Split:
         """The step with every prompt before the responses of the next group, cut to fit a row."""
         following = np.roll(numbers, -1)
         num_prompt_tokens = self.store.prompt_lengths[numbers]
-        longest = num_prompt_tokens + np.roll(facts.num_tokens.numpy().max(axis=1), -1)
 
         def load(i: int) -> TokenizedRecord:
             record: TokenizedRecord = self.store[numbers[i]]
@@ -142,10 +158,14 @@ class StepDataset(Dataset[StepShare]):
                 prompt_ids=record.prompt_ids,
                 response_ids=tuple(ids[:room] for ids in other.response_ids),
                 token_weights=None,
+                # Of these responses to their own prompt, so of no use here.
+                reference_logps=None,
             )
 
-        longest = np.minimum(longest, self.longest_row)
-        return self._mine(self.store.num_responses[following], longest, load, key)
+        of_others = [np.roll(each.numpy(), -1, axis=0) for each in (facts.num_tokens, facts.where)]
+        room = (self.longest_row - num_prompt_tokens)[:, None]
+        num_tokens = np.minimum(of_others[0], room)
+        return self._mine(num_prompt_tokens, num_tokens, of_others[1], load, key)
 
     @cached_property
     def longest_row(self) -> int:
@@ -153,6 +173,23 @@ class StepDataset(Dataset[StepShare]):
         first = self.store.first_responses[:-1]
         longest = np.maximum.reduceat(self.store.all_response_lengths, first)
         return int((self.store.prompt_lengths + longest).max())
+
+    def excerpt(self) -> GroupBatch:
+        """Two groups of the first step, cut short, to look at how the model computes."""
+        records = [self.store[i] for i in self.plan.groups(0, 0)[:2]]
+        return collate(
+            [
+                replace(
+                    record,
+                    prompt_ids=record.prompt_ids[-_EXCERPT_TOKENS:],
+                    response_ids=tuple(ids[:_EXCERPT_TOKENS] for ids in record.response_ids[:2]),
+                    scores=record.scores[:2],
+                    token_weights=None,
+                    reference_logps=None,
+                )
+                for record in records
+            ]
+        )
 
     def _batch(self, records: Sequence[TokenizedRecord], key: StepKey) -> GroupBatch:
         """A micro-batch with whatever the objective reads of single tokens."""
@@ -174,68 +211,43 @@ class StepDataset(Dataset[StepShare]):
         return batch
 
 
-def facts_of(store: TokenStore, records: Int[np.ndarray, " G"]) -> Facts:
-    """What is known of some records without reading their tokens."""
-    counts = store.num_responses[records]
-    slots = np.arange(counts.max())
-    where = slots < counts[:, None]
-    # Slots beyond the last response point anywhere; the mask covers them.
-    positions = np.where(where, store.first_responses[records][:, None] + slots, 0)
-    return Facts(
-        scores=torch.from_numpy(np.where(where, store.all_scores[positions], 0.0)),
-        num_tokens=torch.from_numpy(np.where(where, store.all_response_lengths[positions], 0)),
-        where=torch.from_numpy(where),
-    )
+def group_sizes(
+    layout: LayoutName,
+    num_prompt_tokens: Int[np.ndarray, " S"],
+    num_tokens: Int[np.ndarray, "S K"],
+    where: Bool[np.ndarray, "S K"],
+) -> list[GroupSize]:
+    """What groups cost in a layout."""
+    num_rows = where.sum(axis=1)
+    longest = num_prompt_tokens + num_tokens.max(axis=1)
+    num_prompts = 1 if layout == "shared" else num_rows
+    flat = num_prompts * num_prompt_tokens + num_tokens.sum(axis=1)
+    in_row = [None] * len(flat) if layout == "padded" else flat.tolist()
+    columns = num_rows.tolist(), longest.tolist(), in_row
+    return [GroupSize(*size) for size in zip(*columns, strict=True)]
 
 
-class StepSampler(Sampler[list[StepKey]]):
-    """Keys of an epoch's steps, one per batch.
+def cut_group(
+    layout: LayoutName, budget: int, num_prompt_tokens: int, lengths: Int[np.ndarray, " K"]
+) -> list[tuple[int, int]]:
+    """A group's responses in neighbouring pieces that fit the budget, each of at least one.
 
-    transformers.Trainer sets the epoch on what it finds at `batch_sampler.batch_sampler` of the
-    loader, which is where a loader that skips the first batches of a resumed epoch keeps this.
+    Args:
+        layout: how the model lays a micro-batch out.
+        budget: tokens that a micro-batch may hold.
+        num_prompt_tokens: of the prompt, which stands in every piece.
+        lengths: tokens of each response.
+
+    Returns:
+        first response of each piece, and the one after its last.
     """
-
-    def __init__(self, steps_per_epoch: int, num_steps: int) -> None:
-        """Takes the steps of an epoch and of the whole run; the last epoch may be cut short."""
-        self.steps_per_epoch = steps_per_epoch
-        self.num_steps = num_steps
-        self.epoch = 0
-
-    @property
-    def batch_sampler(self) -> "StepSampler":
-        """Itself, so that the epoch arrives whether or not batches are skipped."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Steps in a whole epoch."""
-        return self.steps_per_epoch
-
-    def __iter__(self) -> Iterator[list[StepKey]]:
-        # Without the cut, a run resumed from its very last step would take one more.
-        left = self.num_steps - self.epoch * self.steps_per_epoch
-        for step in range(min(left, self.steps_per_epoch)):
-            yield [(self.epoch, step)]
-
-
-def step_loader(
-    dataset: StepDataset, *, num_steps: int, num_workers: int = 0
-) -> DataLoader[StepShare]:
-    """A loader that yields one share per optimiser step, `num_steps` in all epochs together."""
-    if num_workers:
-        # By default every tensor that a worker hands over keeps a file open, and a step has many.
-        torch.multiprocessing.set_sharing_strategy("file_system")
-    return DataLoader(
-        dataset,
-        batch_sampler=StepSampler(dataset.plan.steps_per_epoch, num_steps),
-        collate_fn=_the_only,
-        num_workers=num_workers,
-    )
-
-
-def _the_only(shares: list[StepShare]) -> StepShare:
-    (share,) = shares
-    return share
+    cuts = []
+    first = 0
+    for stop in range(2, len(lengths) + 1):
+        piece = lengths[None, first:stop]
+        prompt, where = np.array([num_prompt_tokens]), np.ones_like(piece, dtype=bool)
+        (size,) = group_sizes(layout, prompt, piece, where)
+        if size.num_alone > budget:
+            cuts.append((first, stop - 1))
+            first = stop - 1
+    return [*cuts, (first, len(lengths))]

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from prefopt.models.head import compare_with_plain_logits
 from prefopt.models.reference import Reference
+from prefopt.models.self_check import compare_with_plain_logits
 from prefopt.objectives import Objective
 from prefopt.train.arguments import keep_log_probs_wide
 from prefopt.train.checkpoint import save_atomically, staging_folder
-from prefopt.train.guard import StepGuard
+from prefopt.train.loader import step_loader
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
-from prefopt.train.scoring import score_batch, statistics_of
-from prefopt.train.steps import StepDataset, StepShare, step_loader
+from prefopt.train.scoring import scored_without_gradient, statistics_of
+from prefopt.train.share import StepShare
+from prefopt.train.step_losses import StepLosses
+from prefopt.train.steps import StepDataset
 from prefopt.types import GroupBatch
 
 
@@ -33,6 +35,7 @@ class PreferenceTrainer(Trainer):
 
     objective: Objective
     reference: Reference | None
+    _losses: StepLosses
 
     def __init__(
         self,
@@ -53,12 +56,10 @@ class PreferenceTrainer(Trainer):
         self.window = LogWindow()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._packed: Tensor | None = None
-        self._sums = StepSums()
         self._is_saving = False
         self._head_is_checked = False
         self._training_since: float | None = None
         self._num_tokens = 0
-        self._guard = StepGuard()
         super().__init__(
             model=model,
             args=args,
@@ -93,28 +94,26 @@ class PreferenceTrainer(Trainer):
         """Gradients of one optimiser step, from a StepShare; returns its loss over all ranks."""
         assert isinstance(inputs, StepShare)
         if not self._head_is_checked:
-            compare_with_plain_logits(
-                model,
-                self._prepare_inputs(inputs.micro_batches[0]),
-                is_low_precision=self._is_bfloat16(model),
-            )
+            assert isinstance(self.train_dataset, StepDataset)
+            excerpt = self._prepare_inputs(self.train_dataset.excerpt())
+            compare_with_plain_logits(model, excerpt, is_low_precision=self._is_bfloat16(model))
             self._head_is_checked = True
         model.train()
         if self._training_since is None:
             self._training_since = time.perf_counter()
-        self._sums, self._guard = StepSums(), StepGuard()
         statistics = self._step_statistics(model, inputs)
-        for i, micro_batch in enumerate(inputs.micro_batches):
+        self._losses = StepLosses(
+            self.objective, model, self.reference, inputs, statistics, self.args.device
+        )
+        for i in range(len(inputs.micro_batches)):
             is_last = i == len(inputs.micro_batches) - 1
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             with self._gradients_of(model, is_last):
-                batch = self._prepare_inputs(micro_batch)
-                is_filler = i >= inputs.num_real
-                loss = self._micro_batch_loss(model, batch, inputs, statistics, is_filler=is_filler)
+                loss = self._losses.loss_of(i)
                 if is_last:
                     self._reduce_sums(inputs)
                 self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
-        return self._sums.values["loss:sum"].to(torch.float32)
+        return self._losses.sums.values["loss:sum"].to(torch.float32)
 
     def _is_bfloat16(self, model: nn.Module) -> bool:
         is_autocast = self.accelerator.mixed_precision == "bf16"
@@ -136,30 +135,6 @@ class PreferenceTrainer(Trainer):
         reduced: Tensor = self.accelerator.reduce(mine, reduction="sum")
         return reduced
 
-    def _micro_batch_loss(
-        self,
-        model: nn.Module,
-        batch: GroupBatch,
-        share: StepShare,
-        statistics: Tensor | None,
-        *,
-        is_filler: bool,
-    ) -> Tensor:
-        """This micro-batch's part of the step's loss, and its numbers for the log."""
-        inputs = score_batch(self.objective, model, self.reference, batch, statistics)
-        output = self.objective(inputs)
-        loss = output.losses.sum() * 0.0
-        for name, term in output.all_terms().items():
-            if share.denominators[name] > 0:
-                loss = loss + term.coefficient / share.denominators[name] * term.losses.sum()
-        # A filler keeps ranks in step: its graph is used, its value is not.
-        loss = loss * 0.0 if is_filler else loss
-        self._sums.add("loss:sum", loss)
-        self._sums.add("non_finite", (~torch.isfinite(loss)).sum())
-        self._sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
-        self._guard.losses.append((batch.ids, output.losses.detach()))
-        return loss
-
     @property
     def tokens_per_micro_batch(self) -> int:
         """The budget that splits steps."""
@@ -180,16 +155,18 @@ class PreferenceTrainer(Trainer):
         They are read on the host with the gradient norm, in one synchronisation. DeepSpeed moves
         the optimiser inside the backward pass, so there they are read at once.
         """
-        self._packed = self.accelerator.reduce(self._sums.pack(), reduction="sum")
+        self._packed = self.accelerator.reduce(self._losses.sums.pack(), reduction="sum")
         self._num_tokens = share.num_tokens
         if self._is_deepspeed:
             self._read_sums(self._packed.tolist())
 
     def _read_sums(self, packed: list[float]) -> None:
-        sums = self._sums.read(packed)
+        sums = self._losses.sums.read(packed)
         if sums.pop("non_finite") > 0:
-            self._guard.stop_on_loss(self.state.global_step + 1)
-        self._sums.values["loss:sum"] = torch.tensor(sums["loss:sum"], device=self.args.device)
+            self._losses.guard.stop_on_loss(self.state.global_step + 1)
+        self._losses.sums.values["loss:sum"] = torch.tensor(
+            sums["loss:sum"], device=self.args.device
+        )
         self.window.add({**sums, "loss:count": 1.0, "num_tokens": float(self._num_tokens)})
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
@@ -203,7 +180,7 @@ class PreferenceTrainer(Trainer):
             *packed, norm = torch.cat([self._packed, whole.double().reshape(1)]).tolist()
             self._read_sums(packed)
         if not math.isfinite(norm):
-            self._guard.stop_on_gradient(self.state.global_step + 1, norm)
+            self._losses.guard.stop_on_gradient(self.state.global_step + 1, norm)
         return norm
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -237,12 +214,18 @@ class PreferenceTrainer(Trainer):
         for step in range(dataset.plan.steps_per_epoch):
             share = dataset[0, step]
             statistics = self._step_statistics(model, share)
-            for i, micro_batch in enumerate(share.micro_batches):
-                is_filler = i >= share.num_real
-                with torch.no_grad():
-                    batch = self._prepare_inputs(micro_batch)
-                    inputs = score_batch(self.objective, model, self.reference, batch, statistics)
-                    output = self.objective(inputs)
+            scored = scored_without_gradient(
+                self.objective,
+                model,
+                self.reference,
+                share.micro_batches,
+                share.large,
+                self.args.device,
+                statistics,
+            )
+            for which, inputs in scored:
+                is_filler = isinstance(which, int) and which >= share.num_real
+                output = self.objective(inputs)
                 for name, term in output.all_terms().items():
                     coefficients[name] = term.coefficient
                     sums.add(f"term/{name}:sum", term.losses.sum() * (not is_filler))

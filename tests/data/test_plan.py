@@ -177,6 +177,50 @@ def test_a_large_budget_makes_one_micro_batch():
     assert [len(rank) for rank in split] == [1]
 
 
+def flat(tokens: list[int]) -> list[GroupSize]:
+    """Groups of two rows that add so many tokens to a flat row."""
+    return [GroupSize(num_rows=2, longest_row=num, num_tokens=num) for num in tokens]
+
+
+@pytest.mark.parametrize("num_ranks", RANKS)
+@pytest.mark.parametrize("budget", [1, 90, 200, 10**6])
+def test_flat_rows_hold_every_group_once_within_the_budget(num_ranks: int, budget: int):
+    sizes = flat([5 + (i * 37) % 56 for i in range(32)])
+
+    split = split_step(sizes, num_ranks=num_ranks, tokens_per_micro_batch=budget)
+
+    assert sorted(i for rank in split for groups in rank for i in groups) == list(range(32))
+    assert len({len(rank) for rank in split}) == 1
+    for groups in (groups for rank in split for groups in rank):
+        assert sum(sizes[i].num_tokens for i in groups) <= budget or len(groups) == 1
+
+
+def test_flat_rows_are_about_equally_full():
+    # 600 tokens take 3 rows of 250 at least, and three groups of 200 make them equal.
+    split = split_step(flat([110, 100, 100, 100, 100, 90]), num_ranks=1, tokens_per_micro_batch=250)
+
+    assert sorted(sum(map([110, 100, 100, 100, 100, 90].__getitem__, g)) for g in split[0]) == [
+        200,
+        200,
+        200,
+    ]
+
+
+def test_a_large_group_stands_alone_and_the_others_share():
+    (rank,) = split_step(flat([500, 30, 20, 40]), num_ranks=1, tokens_per_micro_batch=100)
+
+    assert sorted(map(sorted, rank)) == [[0], [1, 2, 3]]
+
+
+def test_a_rank_with_less_splits_it_as_often_instead_of_waiting():
+    # The first rank has 100 and twice 60, which takes three rows; the second four times 50, which
+    # would fit two.
+    split = split_step(flat([100, 60, 60, 50, 50, 50, 50]), num_ranks=2, tokens_per_micro_batch=100)
+
+    sums = [[sum([100, 60, 60, 50, 50, 50, 50][i] for i in g) for g in rank] for rank in split]
+    assert sorted(map(sorted, sums)) == [[50, 50, 100], [60, 60, 100]]
+
+
 def two_streams(**changes: object) -> StepPlan:
     """Sources 0 and 2 lead, 4 groups a step; 3 groups of source 1 go along."""
     settings = {

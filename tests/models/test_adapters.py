@@ -5,9 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prefopt.errors import UserError
-from prefopt.models.head import head_deviation
 from prefopt.models.load import check_model_sections, load_policy
 from prefopt.models.section import AdapterSection, ModelSection
+from prefopt.models.self_check import deviation_from_plain
+from tests.support.batches import batch_of_row
 from tests.support.runs import LORA, logged, policy, run, snapshot
 from tests.support.tiny import save_tiny_model, write_pairs
 
@@ -111,7 +112,7 @@ def test_log_probs_are_those_of_plain_peft(folder, name, adapter):
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn_like(parameter)
 
-    assert head_deviation(model, ROW).item() < 1e-5
+    assert deviation_from_plain(model, batch_of_row(ROW)).item() < 1e-5
     moved = model(input_ids=ROW, use_cache=False).logits.detach()
     assert (moved - start).abs().max() > 1e-2
 

@@ -29,8 +29,11 @@ from transformers import (
 )
 
 from prefopt.errors import UserError
-from prefopt.models.head import check_head, head_deviation, install_logp_head
+from prefopt.models.head import check_head, install_logp_head
+from prefopt.models.layout import token_logps
+from prefopt.models.self_check import deviation_from_plain
 from prefopt.ops.logps import target_logps
+from tests.support.batches import batch_of_row
 
 SIZES = {
     "vocab_size": 61,
@@ -110,15 +113,10 @@ def test_log_probs_equal_those_of_the_plain_logits(config: PreTrainedConfig):
     expected = plain.gather(1, ids[0, 1:, None]).squeeze(1)
 
     install_logp_head(model)
-    logps = model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        predictors=torch.arange(ids.shape[1] - 1),
-        targets=ids[0, 1:],
-    )
+    logps = token_logps(model, batch_of_row(ids))
 
     torch.testing.assert_close(logps, expected, rtol=0, atol=1e-12)
-    assert head_deviation(model, ids) < 1e-12
+    assert deviation_from_plain(model, batch_of_row(ids)) < 1e-12
 
 
 @ARCHITECTURES
@@ -126,7 +124,7 @@ def test_in_float32_the_head_stays_within_1e5th_of_a_nat(config: PreTrainedConfi
     model = model_of(config).float()
     install_logp_head(model)
 
-    assert head_deviation(model, tokens()) < 1e-5
+    assert deviation_from_plain(model, batch_of_row(tokens())) < 1e-5
 
 
 @ARCHITECTURES
@@ -135,12 +133,7 @@ def test_all_weights_get_the_gradient_of_the_plain_model(config: PreTrainedConfi
     install_logp_head(scored)
     ids = tokens()
 
-    scored(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        predictors=torch.arange(ids.shape[1] - 1),
-        targets=ids[0, 1:],
-    ).sum().backward()
+    token_logps(scored, batch_of_row(ids)).sum().backward()
 
     target_logps(plain(input_ids=ids).logits[0, :-1], ids[0, 1:]).sum().backward()
     for (name, ours), theirs in zip(scored.named_parameters(), plain.parameters(), strict=True):
@@ -172,12 +165,7 @@ def test_without_targets_the_model_behaves_as_before(config: PreTrainedConfig):
 def scores(model: nn.Module) -> torch.Tensor:
     """Log-probs of the tokens after the first."""
     ids = tokens()
-    return model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        predictors=torch.arange(ids.shape[1] - 1),
-        targets=ids[0, 1:],
-    )
+    return token_logps(model, batch_of_row(ids))
 
 
 def pickled(model: nn.Module) -> nn.Module:
@@ -204,7 +192,7 @@ def test_a_copy_computes_with_its_own_weights(
     assert torch.equal(scores(model), before)
     assert (scores(other) - before).abs().max() > 1e-3
     # Its plain logits are its own as well.
-    assert head_deviation(other, tokens()) < 1e-12
+    assert deviation_from_plain(other, batch_of_row(tokens())) < 1e-12
     scores(other).sum().backward()
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -233,12 +221,7 @@ def test_a_projection_in_bfloat16_gives_float32_log_probs():
     install_logp_head(model)
     ids = tokens()
 
-    logps = model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        predictors=torch.arange(ids.shape[1] - 1),
-        targets=ids[0, 1:],
-    )
+    logps = token_logps(model, batch_of_row(ids))
 
     assert logps.dtype == torch.float32
 
@@ -255,7 +238,7 @@ def test_a_change_of_logits_that_the_head_does_not_know_is_found():
     model.forward = with_temperature
     install_logp_head(model)
 
-    assert head_deviation(model, tokens()) > 0.1
+    assert deviation_from_plain(model, batch_of_row(tokens())) > 0.1
 
 
 def test_a_model_without_output_projection_is_refused():
@@ -282,7 +265,7 @@ def test_an_adapter_beside_the_head_is_scored_as_it_is():
 
     check_head(model)
 
-    assert head_deviation(adapted, tokens()) < 1e-12
+    assert deviation_from_plain(adapted, batch_of_row(tokens())) < 1e-12
 
 
 @pytest.mark.parametrize(

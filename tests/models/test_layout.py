@@ -1,7 +1,5 @@
 """Padded rows, the oracle of every other layout: the texts of the records, scored in order."""
 
-import random
-
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -9,27 +7,8 @@ from transformers import LlamaForCausalLM
 from prefopt.data.collate import collate
 from prefopt.models.head import install_logp_head
 from prefopt.models.layout import to_padded_rows, token_logps
-from prefopt.types import TokenizedRecord
+from tests.support.batches import random_records
 from tests.support.tiny import tiny_config
-
-
-def random_records(num: int, *, vocabulary: int = 100) -> list[TokenizedRecord]:
-    """Records of 1 to 4 responses of 1 to 9 tokens."""
-    generator = random.Random(0)
-
-    def tokens(longest: int) -> torch.Tensor:
-        length = generator.randint(1, longest)
-        return torch.tensor([generator.randrange(vocabulary) for _ in range(length)])
-
-    return [
-        TokenizedRecord(
-            id=f"r{i}",
-            prompt_ids=tokens(12),
-            response_ids=tuple(tokens(9) for _ in range(1 + i % 4)),
-            scores=tuple(float(k) for k in range(1 + i % 4)),
-        )
-        for i in range(num)
-    ]
 
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
@@ -37,7 +16,7 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
     return LlamaForCausalLM(tiny_config()).double()
 
 
-def test_each_row_is_a_prompt_with_one_of_its_responses():
+def test_each_padded_row_is_a_prompt_with_one_of_its_responses():
     records = random_records(7)
 
     rows = to_padded_rows(collate(records))

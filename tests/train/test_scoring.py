@@ -90,7 +90,8 @@ def probed(folder, objective: Probe, **sections: object) -> list[ObjectiveInputs
     """What the objective sees in the one step of a run, by micro-batch."""
     training = {"max_steps": 1, "groups_per_step": 3, "shuffle": False, "optim": "sgd"}
     sections["training"] = {**training, **sections.get("training", {})}
-    sections["model"] = {"path": str(folder / "model"), "dtype": "float64"}
+    model = {"path": str(folder / "model"), "dtype": "float64"}
+    sections["model"] = {**model, **sections.get("model", {})}
     budget = sections["training"].get("tokens_per_micro_batch")
     run(folder, f"run-{budget}", objective=objective, **sections)
     return objective._seen
@@ -216,7 +217,9 @@ def save_reference(path: Path, config: PreTrainedConfig) -> None:
 def test_a_reference_of_another_architecture_keeps_what_that_does_to_logits(folder, config):
     save_reference(folder / "another", config)
 
-    (seen,) = probed(folder, Probe(), reference={"path": str(folder / "another")})
+    reference = {"path": str(folder / "another")}
+    # Padded, since the plain model's own softmax is in float32 where scores are capped.
+    (seen,) = probed(folder, Probe(), reference=reference, model={"layout": "padded"})
 
     model, other = (
         AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float64)
@@ -256,14 +259,16 @@ def test_the_reference_of_an_adapter_that_has_learnt_is_its_start(folder, goes_o
     assert_sees_the_kl([second], expected(saved("one"), saved("start" if goes_on else "model")))
 
 
-def test_statistics_carry_the_gradient_of_whole_logits(folder):
+# In another layout the norms, which are in float32 whatever the rest, round differently.
+@pytest.mark.parametrize(("layout", "tolerance"), [("padded", 1e-10), ("shared", 2e-6)])
+def test_statistics_carry_the_gradient_of_whole_logits(folder, layout, tolerance):
     objective = Probe()
     reference = {"path": str(folder / "other")}
     trained = run(
         folder,
         objective=objective,
         reference=reference,
-        model={"path": str(folder / "model"), "dtype": "float64"},
+        model={"path": str(folder / "model"), "dtype": "float64", "layout": layout},
         training={
             **{"max_steps": 1, "groups_per_step": 3, "optim": "sgd", "learning_rate": 1.0},
             **{"lr_scheduler_type": "constant", "max_grad_norm": 0.0},
@@ -292,7 +297,7 @@ def test_statistics_carry_the_gradient_of_whole_logits(folder):
         trained.model.named_parameters(), model.parameters(), strict=True
     ):
         assert name.endswith("embed_tokens.weight") or start.grad.abs().max() > 0
-        torch.testing.assert_close(parameter.data, start.data - start.grad, rtol=0, atol=1e-10)
+        torch.testing.assert_close(parameter.data, start.data - start.grad, rtol=0, atol=tolerance)
 
 
 def test_differing_tokens_reach_the_objective(folder):

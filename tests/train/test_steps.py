@@ -5,17 +5,21 @@ import torch
 
 from prefopt.data.plan import StepPlan
 from prefopt.data.store import TokenStore
+from prefopt.models.layout import LayoutName
 from prefopt.objectives import build
-from prefopt.train.steps import StepDataset, StepShare
+from prefopt.train.share import StepShare
+from prefopt.train.steps import StepDataset
 from tests.data.builders import prepare
 
-# Prompts of 1, and responses of 2 and 2, 3 and 2, 7 and 2 tokens, so that the last is the longest.
+# Prompts of 1, and responses of 10, 11 or 12 and 2 tokens, so that the last is the longest.
 ROWS = [
-    {"prompt": "p", "responses": ["a", "b"], "scores": [1.0, 0.0]},
-    {"prompt": "q", "responses": ["cd", "e"], "scores": [0.0, 1.0]},
-    {"prompt": "r", "responses": ["fghijk", "l"], "scores": [1.0, 1.0]},
+    {"prompt": "p", "responses": ["abcdefghi", "b"], "scores": [1.0, 0.0]},
+    {"prompt": "q", "responses": ["cdefghijkl", "e"], "scores": [0.0, 1.0]},
+    {"prompt": "r", "responses": ["fghijklmnop", "l"], "scores": [1.0, 1.0]},
 ]
-ONE_GROUP, WHOLE_STEP = 1, 100_000
+# Two padded rows of 13 tokens hold the last; no other one fits beside it, nor the first beside
+# the second.
+ONE_GROUP, WHOLE_STEP = 26, 100_000
 
 
 @pytest.fixture
@@ -32,6 +36,7 @@ def shares_of(
     seed: int = 0,
     passes: float = 1.0,
     key: tuple[int, int] = (0, 0),
+    layout: LayoutName = "padded",
 ) -> list[StepShare]:
     """Of each rank, in a step that takes the whole store in its order, `passes` times an epoch."""
     plan = StepPlan(
@@ -49,6 +54,7 @@ def shares_of(
             rank=rank,
             num_ranks=num_ranks,
             tokens_per_micro_batch=budget,
+            layout=layout,
         )[key]
         for rank in range(num_ranks)
     ]
@@ -90,9 +96,9 @@ def test_a_rank_with_less_to_do_than_another_fills_up(store):
 def test_every_rank_knows_the_denominators_of_the_whole_step(store):
     shares = shares_of(store, "dpo", num_ranks=2, budget=ONE_GROUP)
 
-    # Two groups prefer a response; the third ties. Tokens: 3 prompts, and 2 + 2 + 3 + 2 + 7 + 2.
+    # Two groups prefer a response; the third ties. Tokens: 3 prompts, and 10 + 2 + 11 + 2 + 12 + 2.
     assert [share.denominators for share in shares] == [{"loss": 2.0}] * 2
-    assert [share.num_tokens for share in shares] == [3 + 18] * 2
+    assert [share.num_tokens for share in shares] == [3 + 39] * 2
     assert [share.num_groups for share in shares] == [3] * 2
 
 
@@ -166,11 +172,11 @@ def test_noise_depends_on_the_plans_seed_epoch_and_step(store):
         return batch.noise
 
     assert torch.equal(noise(), noise())
-    assert noise().shape == (18,)
-    # No number of 18 is drawn a second time, not even for the same records later in an epoch.
+    assert noise().shape == (39,)
+    # No number of 39 is drawn a second time, not even for the same records later in an epoch.
     draws = [noise(), noise(seed=1), noise(seed=2), noise(key=(1, 0)), noise(key=(2, 0))]
     draws.append(noise(passes=2.0, key=(0, 1)))
-    assert len(set(torch.cat(draws).tolist())) == 6 * 18
+    assert len(set(torch.cat(draws).tolist())) == 6 * 39
 
 
 def test_noise_of_a_group_is_the_same_on_any_rank(store):
