@@ -1,205 +1,132 @@
 """Speed as ratios of times taken in one run, interleaved; a correctness gate comes first.
 
-Usage: python scripts/benchmark.py objectives [--rounds N] [--output FILE]
-
 objectives  the cost of every objective, from [G, K] log-probs to their gradient with K = 8, as
-            a share of a training step of a small Qwen3 model with dpo.
+            a share of a training step of a small Qwen3 model with dpo
+head        the log-prob head against what it replaces
+train       training steps of prefopt, its features added one at a time, against trl's DPOTrainer
+            with default and with tuned settings, on lengths like those of known data sets
 """
 
 import argparse
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import replace
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
-
-from prefopt.data.collate import collate
-from prefopt.models.head import install_logp_head
-from prefopt.models.layout import token_logps
-from prefopt.objectives import Objective, build, registered
-from prefopt.types import GroupBatch, ObjectiveInputs, TokenInputs, TokenizedRecord
-
-NUM_GROUPS, NUM_RESPONSES, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 8, 64, 64
-VOCABULARY = 8192
-# What has no default.
-REQUIRED: dict[str, dict[str, Any]] = {
-    "aft": {"beta": 0.1},
-    # Scores here lie in [0, 1], where its own gap of 3 would leave nothing to do.
-    "clha": {"score_gap": 0.1},
-    "cringe": {"k": 5},
-    "infonca": {"alpha": 0.5},
-    "npo": {"retain": "kl"},
-    "weighted_sum": {"terms": [{"name": "dpo"}, {"name": "nll", "weight": 0.2}]},
-}
-BAR = 0.03
+from benchmark_arms import ARMS
+from benchmark_head import head
+from benchmark_models import SIZES
+from benchmark_objectives import objectives, print_table
+from benchmark_report import as_markdown, facts, print_training, put_section
+from benchmark_train import (
+    FIRST,
+    QUICK_ARMS,
+    QUICK_WORKLOADS,
+    GateError,
+    Protocol,
+    train,
+)
+from benchmark_workloads import load_workloads
+from rich.console import Console
 
 
 def main() -> None:
-    """Run one benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["objectives"])
-    parser.add_argument("--rounds", type=int, default=5, help="How often all is timed in turn.")
-    parser.add_argument("--output", type=Path, help="File for the numbers, as JSON.")
-    arguments = parser.parse_args()
+    """Run one benchmark; exit with 1 if what would be timed is not right."""
+    arguments = _parser().parse_args()
     torch.manual_seed(0)
-    result = objectives(arguments.rounds)
-    print_table(result)
+    try:
+        result = {"objectives": _objectives, "head": _head, "train": _train}[arguments.what](
+            arguments
+        )
+    except GateError as error:
+        sys.exit(f"error: {error} Nothing was timed.")
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def objectives(rounds: int) -> dict[str, Any]:
-    """Milliseconds of a step and of every objective, and their ratios."""
-    batch = collate([_record(g) for g in range(NUM_GROUPS)])
-    policy, reference = _model(), _model()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
-    dpo = build({"name": "dpo"})
-
-    def step() -> None:
-        with torch.no_grad():
-            reference_logps = batch.sum_over_tokens(token_logps(reference, batch))
-        logps = batch.sum_over_tokens(token_logps(policy, batch))
-        dpo(_inputs(batch, logps, reference_logps)).losses.mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    all_of_them = {name: build({"name": name, **REQUIRED.get(name, {})}) for name in registered()}
-    for name, objective in all_of_them.items():
-        _check(name, objective, batch)
-    times: dict[str, list[float]] = {"step": [], **{name: [] for name in all_of_them}}
-    for _ in range(rounds):
-        times["step"].append(_seconds(step, repeats=1))
-        for name, objective in all_of_them.items():
-            call = _call(objective, batch, torch.float32)
-            times[name].append(_seconds(call, repeats=20))
-    medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
-    in_step = medians.pop("step")
-    return {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, CPU",
-        "torch": torch.__version__,
-        "model": "Qwen3, hidden 256, 6 layers, vocabulary 8192",
-        "groups": NUM_GROUPS,
-        "responses": NUM_RESPONSES,
-        "step_ms": round(in_step, 2),
-        "objective_ms": {name: round(value, 3) for name, value in medians.items()},
-        "share_of_step": {name: round(value / in_step, 5) for name, value in medians.items()},
-    }
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name in ("objectives", "head"):
+        command = commands.add_parser(name)
+        command.add_argument("--rounds", type=int, default=5, help="How often all is timed.")
+    command = commands.add_parser("train")
+    command.add_argument("--quick", action="store_true", help="Two workloads, in minutes.")
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    command.add_argument("--model-size", choices=SIZES, help="7M on a CPU, 0.6B on a GPU.")
+    names = [workload.name for workload in load_workloads()]
+    command.add_argument("--workloads", nargs="+", choices=names)
+    command.add_argument("--arms", nargs="+", choices=ARMS, help=f"{FIRST} is always there.")
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--repeats", type=int, help="Epochs that are timed.")
+    command.add_argument("--steps", type=int, help="Optimiser steps of an epoch.")
+    command.add_argument("--shorten", type=int, default=1, help="Divides all lengths, to try out.")
+    command.add_argument("--page", type=Path, help="Markdown page that gets the section.")
+    for command in commands.choices.values():
+        command.add_argument("--output", type=Path, help="File for the numbers, as JSON.")
+    return parser
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """The numbers, dearest first, and whether the bar is met."""
-    print(f"one training step with dpo: {result['step_ms']:.1f} ms ({result['machine']})")
-    shares = result["share_of_step"]
-    for name in sorted(shares, key=shares.__getitem__, reverse=True):
-        print(f"{name:18} {result['objective_ms'][name]:8.3f} ms  {100 * shares[name]:6.3f} %")
-    worst = max(shares.values())
-    print(f"dearest: {100 * worst:.2f} % of a step; the bar is {100 * BAR:g} %")
+def _objectives(arguments: argparse.Namespace) -> dict[str, Any]:
+    result = objectives(arguments.rounds)
+    print_table(result)
+    return result
 
 
-def _check(name: str, objective: Objective, batch: GroupBatch) -> None:
-    """The gate: float32 agrees with float64 in the gradient that is about to be timed."""
-    exact, rounded = (_call(objective, batch, dtype)() for dtype in (torch.float64, torch.float32))
-    error = (rounded.double() - exact).norm() / exact.norm()
-    assert exact.norm() > 0, f"{name}: no gradient"
-    assert error < 1e-4, f"{name}: float32 differs from float64 by {error:.1e}"
+def _head(arguments: argparse.Namespace) -> dict[str, Any]:
+    result = head(arguments.rounds)
+    for name, milliseconds in result["milliseconds"].items():
+        print(f"{name:<12}{milliseconds:>9.1f} ms   error {result['errors'][name]:.1e}")
+    for name, ratio in result["ratios"].items():
+        print(f"{name:<32}{ratio:>6.2f}")
+    return result
 
 
-def _call(objective: Objective, batch: GroupBatch, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """One call: losses and their gradient with respect to the policy's log-probs."""
-    generator = torch.Generator().manual_seed(1)
-    num = batch.targets.shape[0]
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    per_token, reference = -3 * drawn(num), -3 * drawn(num)
-    top_logps = -3 * drawn(num, max(objective.num_top_logits, 1))
-    reference_kl, noise, weights = drawn(num), drawn(num), drawn(num)
-
-    scores = batch.scores
-    if objective.needs == "labels":
-        scores = (scores > 1 / 2).to(scores.dtype)
-
-    def call() -> Tensor:
-        leaf = per_token.detach().requires_grad_()
-        inputs = _inputs(batch, batch.sum_over_tokens(leaf), batch.sum_over_tokens(reference))
-        inputs = replace(inputs, scores=scores)
-        if objective.needs_tokens:
-            tokens = TokenInputs(
-                policy_logps=leaf,
-                reference_logps=reference,
-                response=batch.response_of_token,
-                labels=batch.targets,
-                weights=weights,
-                top_logps=top_logps,
-                top_ids=batch.targets.unsqueeze(1).expand(-1, top_logps.shape[1]) + 1,
-                # Through the leaf, so that the gradient has somewhere to go.
-                reference_kl=reference_kl * leaf.square(),
-                noise=noise,
-                differs=noise < 1 / 2,
-            )
-            inputs = replace(inputs, tokens=tokens)
-        (gradient,) = torch.autograd.grad(objective(inputs).losses.sum(), leaf)
-        return gradient
-
-    return call
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    protocol = protocol_of(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    about = facts(protocol.device, protocol.num_threads, _command())
+    console.print(about["machine"])
+    result = {"facts": about, **train(protocol, say=console.print)}
+    print_training(result, console)
+    if arguments.page is not None:
+        put_section(arguments.page, as_markdown(result))
+    return result
 
 
-def _inputs(batch: GroupBatch, policy_logps: Tensor, reference_logps: Tensor) -> ObjectiveInputs:
-    return ObjectiveInputs(
-        policy_logps=policy_logps,
-        reference_logps=reference_logps,
-        num_tokens=batch.num_tokens,
-        scores=batch.scores,
-        where=batch.where,
+def protocol_of(arguments: argparse.Namespace) -> Protocol:
+    """What the command line asks for; what it leaves open depends on the device."""
+    is_cuda, is_quick = arguments.device == "cuda", arguments.quick
+    arms = arguments.arms or (QUICK_ARMS if is_quick else list(ARMS))
+    workloads = arguments.workloads or (QUICK_WORKLOADS if is_quick else None)
+    return Protocol(
+        workloads=None if workloads is None else tuple(workloads),
+        arms=tuple(name for name in ARMS if name in {FIRST, *arms}),
+        size=arguments.model_size or ("0.6B" if is_cuda else "7M"),
+        device=arguments.device,
+        num_threads=arguments.threads,
+        # Steps that fill a GPU; all of the committed groups are some of those.
+        groups_factor=4 if is_cuda else 1,
+        num_steps=arguments.steps or (4 if is_cuda else 2),
+        num_repeats=arguments.repeats or (3 if is_quick else 5),
+        num_warm_up=5 if is_cuda else 1,
+        length_divisor=arguments.shorten,
     )
 
 
-def _record(number: int) -> TokenizedRecord:
-    generator = torch.Generator().manual_seed(number)
-    prompt, *responses = (
-        torch.randint(VOCABULARY, (length,), generator=generator)
-        for length in (PROMPT_TOKENS, *[RESPONSE_TOKENS] * NUM_RESPONSES)
-    )
-    scores = torch.rand(NUM_RESPONSES, generator=generator).tolist()
-    return TokenizedRecord(
-        id=str(number),
-        prompt_ids=prompt,
-        response_ids=tuple(responses),
-        scores=tuple(scores),
-    )
-
-
-def _model() -> Qwen3ForCausalLM:
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
-            max_position_embeddings=512,
-        )
-    )
-    install_logp_head(model)
-    return model
-
-
-def _seconds(action: Callable[[], object], *, repeats: int) -> float:
-    """Of one action, as the mean over some."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        action()
-    return (time.perf_counter() - start) / repeats
+def _command() -> str:
+    """As it was given, without where the numbers go."""
+    given, kept = iter(sys.argv[1:]), []
+    for argument in given:
+        if argument in ("--output", "--page"):
+            next(given)
+        else:
+            kept.append(argument)
+    return f"python scripts/benchmark.py {shlex.join(kept)}"
 
 
 if __name__ == "__main__":
