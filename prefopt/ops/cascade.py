@@ -123,10 +123,10 @@ def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
         other_out: outputs of the same rows over other keys.
         other_lse: their log-sum-exps.
     """
-    merged = torch.logaddexp(lse, other_lse)
-    weight, other_weight = (lse - merged).exp(), (other_lse - merged).exp()
-    out.copy_(out * weight.unsqueeze(-1) + other_out * other_weight.unsqueeze(-1))
-    lse.copy_(merged)
+    # exp(other_lse) / (exp(lse) + exp(other_lse))
+    share = torch.sigmoid(other_lse - lse).unsqueeze(-1)
+    out.copy_(torch.lerp(out.to(share.dtype), other_out.to(share.dtype), share))
+    lse.copy_(torch.logaddexp(lse, other_lse))
 
 
 def _mask(part: Part, like: Tensor) -> Float[Tensor, "n m"] | None:

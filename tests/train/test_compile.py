@@ -7,7 +7,6 @@ from prefopt.errors import UserError
 from tests.support.runs import LORA, logged, policy, run, snapshot
 from tests.support.tiny import save_tiny_model, write_pairs
 
-
 TRAINING = {"torch_compile": True}
 
 
