@@ -25,8 +25,8 @@ LIVE, CACHED = "U2", "U4"
 FIRST = "T0"
 """What all others must agree with."""
 CHECK_DIVISOR, PAIRS_OF_CHECK = 4, 6
-# Libraries neither look things up nor report. In all arms glibc keeps the memory that tensors leave:
-# otherwise every tensor is a new map, and its page faults can cost more than what is computed.
+# Libraries neither look things up nor report. In all arms glibc keeps the memory that tensors
+# leave: otherwise every tensor is a new map, and its page faults can cost more than the arithmetic.
 _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**34),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
