@@ -18,7 +18,7 @@ from benchmark_numbers import LEAST_REPEATS, all_ratios, cache_numbers, quiet_re
 from benchmark_process import Process
 from benchmark_workloads import Workload, load_workloads, write_rows
 
-QUICK_WORKLOADS, QUICK_ARMS = ("ultrafeedback", "tldr"), ("T0", "T1", "U1", "U2", "U4")
+QUICK_WORKLOADS, QUICK_ARMS = ("hh", "tldr"), ("T0", "T1", "U2", "U4")
 # Dense bfloat16 of an H100 or H200 with SXM.
 PEAK_OF_H100 = 989.4e12
 LIVE, CACHED = "U2", "U4"

@@ -148,7 +148,7 @@ class CachedReference:
         self, batch: GroupBatch, policy: nn.Module
     ) -> tuple[Float[Tensor, " N"], ReferenceDistribution]:
         """Never: distributions are not kept, so an objective that reads them has no cache."""
-        raise NotImplementedError("a cached reference has no distribution")
+        raise AssertionError("a cached reference has no distribution")
 
 
 def load_reference(
