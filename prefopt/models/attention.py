@@ -75,8 +75,9 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention in the form of transformers' registry."""
+    is_placeholder = attention_mask is not None and attention_mask.shape == (1, 1, 1, 1)
     if segments is None:
-        if attention_mask is not None and attention_mask.shape == (1, 1, 1, 1) != query.shape:
+        if is_placeholder and query.shape[2] > 1:
             raise UserError(
                 f"model.layout: {type(module).__name__} is not told where the row's prompts and "
                 f"responses lie. {_WAY_OUT}"
@@ -88,6 +89,7 @@ def _attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
         return found
+    others["a mask of its own"] = not is_placeholder
     _check(module, sliding_window, dropout, others)
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
@@ -118,8 +120,16 @@ def kernel_for(query: Tensor, value: Tensor) -> Kernel:
 def why_not_varlen(device: torch.device) -> str | None:
     """What is wrong with the flash kernels on a device; None if they agree with plain attention.
 
-    They are called by private names of torch, so they are tried on a small row before use.
+    They are called by private names of torch, so they are tried on a small row. To be asked once
+    before training: inside a forward pass, hooks of that pass would see what is tried.
     """
+    if device.type != "cuda":
+        return f"they are for CUDA, not for {device.type}"
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        return _try_varlen(device)
+
+
+def _try_varlen(device: torch.device) -> str | None:
     segments = Segments(prompt_lengths=(33, 7), response_lengths=((5, 40), (130,)))
     generator = torch.Generator().manual_seed(0)
 

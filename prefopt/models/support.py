@@ -9,6 +9,7 @@ from prefopt.errors import UserError
 from prefopt.models.layout import LayoutName
 from prefopt.models.section import ModelSection
 
+_CALL = "attention_interface("
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _KNOWN_KERNELS = {"sdpa", "eager", "prefopt_row", "prefopt_row_or_plain"}
 
@@ -47,11 +48,17 @@ def why_not_flat(model: PreTrainedModel, section: ModelSection) -> str | None:
     others = sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS)
     if others:
         return f"{kind} has layers of {' and '.join(others)}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("longrope", "dynamic"):
+        return f"positions of {kind} ({rope}) depend on the longest text of a row"
     mixing = {type(m).__name__ for m in model.modules() if isinstance(m, nn.Conv1d | nn.RNNBase)}
     if mixing:
         return f"{kind} mixes neighbouring tokens in {min(mixing)}"
     if not model._can_set_attn_implementation() or not _hand_on_arguments(model):
         return f"the attention of {kind} cannot be replaced"
+    has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if (has_windows or getattr(config, "sliding_window", None)) and not _tell_windows(model):
+        return f"{kind} keeps its sliding window to its masks"
     if config._attn_implementation not in _KNOWN_KERNELS:
         return f"{kind} runs with {config._attn_implementation} attention"
     return None
@@ -67,11 +74,18 @@ def _hand_on_arguments(model: PreTrainedModel) -> bool:
         for name, child in parent.named_children():
             if "Attention" in type(child).__name__:
                 calls.add((type(parent), f"self.{name}("))
-                calls.add((type(child), "attention_interface("))
+                calls.add((type(child), _CALL))
     arguments = [
         given for kind, call in calls if (given := _arguments_of(call, inspect.getsource(kind)))
     ]
     return bool(arguments) and all("**kwargs" in given for given in arguments)
+
+
+def _tell_windows(model: PreTrainedModel) -> bool:
+    """Whether every attention module says how wide its window is."""
+    kinds = {type(module) for module in model.modules() if "Attention" in type(module).__name__}
+    calls = [given for kind in kinds if (given := _arguments_of(_CALL, inspect.getsource(kind)))]
+    return all("sliding_window=" in given for given in calls)
 
 
 def _arguments_of(call: str, source: str) -> str:

@@ -8,7 +8,13 @@ from safetensors.torch import load_file
 from tests.invariants.train_every import sections, write_inputs
 from tests.support.launch import REPOSITORY, launch
 
-WHOLE_STEP, ONE_GROUP = 100_000, 1
+# Launcher, tokens per micro-batch and layout; a budget of 1 is one response at a time.
+SPLITS = [
+    ("single", 100_000, "padded"),
+    ("single", 1, "padded"),
+    ("ddp", 1, "padded"),
+    ("ddp", 40, "shared"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -17,28 +23,31 @@ def gradients(tmp_path_factory):
     folder = tmp_path_factory.mktemp("every")
     write_inputs(folder)
     found = {}
-    for mode, budget in (("single", WHOLE_STEP), ("single", ONE_GROUP), ("ddp", ONE_GROUP)):
-        output = folder / f"{mode}-{budget}"
+    for mode, budget, layout in SPLITS:
+        output = folder / f"{mode}-{budget}-{layout}"
         output.mkdir()
         launch(
             mode,
             REPOSITORY / "tests" / "invariants" / "train_every.py",
             output,
             str(budget),
+            layout,
             environment={"PYTHONPATH": str(REPOSITORY)},
             timeout=900,
         )
         facts = json.loads((output / "facts.json").read_text())
         assert facts["num_processes"] == (2 if mode == "ddp" else 1)
-        found[mode, budget] = load_file(output / "gradients.safetensors")
+        found[mode, budget, layout] = load_file(output / "gradients.safetensors")
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sections())
-@pytest.mark.parametrize("mode", ["single", "ddp"], ids=["one process", "two processes"])
-def test_a_step_one_group_at_a_time_has_the_gradient_of_the_whole(gradients, name, mode):
-    whole, split = gradients["single", WHOLE_STEP][name], gradients[mode, ONE_GROUP][name]
+@pytest.mark.parametrize("split", SPLITS[1:], ids=["one process", "two processes", "shared rows"])
+def test_a_step_one_response_at_a_time_has_the_gradient_of_the_whole(gradients, name, split):
+    whole, ours = gradients[SPLITS[0]][name], gradients[split][name]
 
     assert whole.norm() > 0
-    assert (split - whole).norm() <= 1e-10 * whole.norm()
+    # The model's norms are in float32, and a prompt that is shared goes through them in sum.
+    tolerance = 1e-10 if split[2] == "padded" else 1e-5
+    assert (ours - whole).norm() <= tolerance * whole.norm()

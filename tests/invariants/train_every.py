@@ -1,7 +1,7 @@
 """Trains every objective for one step of plain gradient descent and keeps the gradients.
 
-Usage: train_every.py FOLDER TOKENS_PER_MICRO_BATCH, below accelerate launch. FOLDER.parent holds
-what `write_inputs` makes; FOLDER gets gradients.safetensors and facts.json.
+Usage: train_every.py FOLDER TOKENS_PER_MICRO_BATCH LAYOUT, below accelerate launch. FOLDER.parent
+holds what `write_inputs` makes; FOLDER gets gradients.safetensors and facts.json.
 """
 
 import json
@@ -65,7 +65,11 @@ def write_inputs(folder: Path) -> None:
 
 
 def gradient_of(
-    section: dict[str, object], inputs: Path, folder: Path, tokens_per_micro_batch: int
+    section: dict[str, object],
+    inputs: Path,
+    folder: Path,
+    tokens_per_micro_batch: int,
+    layout: str,
 ) -> torch.Tensor:
     """What one step of the objective moves the weights by, at learning rate 1."""
     objective = build(section)
@@ -75,7 +79,7 @@ def gradient_of(
     recipe = Recipe.model_validate(
         {
             **(reference if objective.needs_reference else {}),
-            "model": {"path": str(inputs / "model"), "dtype": "float64"},
+            "model": {"path": str(inputs / "model"), "dtype": "float64", "layout": layout},
             "data": {
                 "sources": [{"path": str(inputs / f"{data}.jsonl")}],
                 "cache_dir": str(inputs / "cache"),
@@ -104,9 +108,9 @@ def gradient_of(
     return torch.cat([(before[name].double() - after[name]).flatten() for name in sorted(before)])
 
 
-def main(folder: Path, tokens_per_micro_batch: int) -> None:
+def main(folder: Path, tokens_per_micro_batch: int, layout: str) -> None:
     gradients = {
-        name: gradient_of(section, folder.parent, folder, tokens_per_micro_batch)
+        name: gradient_of(section, folder.parent, folder, tokens_per_micro_batch, layout)
         for name, section in sections().items()
     }
     if PartialState().is_main_process:
@@ -117,4 +121,4 @@ def main(folder: Path, tokens_per_micro_batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
