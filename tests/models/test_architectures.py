@@ -135,6 +135,24 @@ RECURRENT = {
         "replaced",
     ),
     "stablelm": (t.StableLmConfig(**GROUPED), "replaced"),
+    "phimoe": (
+        t.PhimoeConfig(**GROUPED, num_local_experts=4, sliding_window=8),
+        "keeps its sliding window to its masks",
+    ),
+    "phi3-longrope": (
+        t.Phi3Config(
+            **GROUPED,
+            original_max_position_embeddings=16,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": 16,
+            },
+        ),
+        "depend on the longest text of a row",
+    ),
 }
 RECORDS = random_records(6)
 NUM_PROMPT = sum(len(r.prompt_ids) for r in RECORDS)
@@ -315,6 +333,20 @@ def test_a_window_that_a_layer_keeps_to_itself_is_refused():
     model.model.layers[3].self_attn.sliding_window = None
 
     with pytest.raises(UserError, match=r"of layer 3 does not say how wide its window is"):
+        token_logps(model, collate(RECORDS))
+
+
+def test_a_mask_that_a_model_makes_itself_is_refused():
+    model = model_of("llama", "shared", torch.float32)
+    attention = model.model.layers[0].self_attn
+    forward = attention.forward
+
+    def with_own_mask(*args, **kwargs):
+        kwargs["attention_mask"] = torch.zeros(1, 1, 112, 112)
+        return forward(*args, **kwargs)
+
+    attention.forward = with_own_mask
+    with pytest.raises(UserError, match=r"LlamaAttention asks for a mask of its own"):
         token_logps(model, collate(RECORDS))
 
 
