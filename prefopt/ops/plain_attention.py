@@ -55,9 +55,7 @@ def plain_attention(
         )
         return out
 
-    rows = [(Piece(0, 0), each) for each in segments.prompts()]
-    rows += [(prompt, own) for prompt, responses in segments.groups() for own in responses]
-    return torch.cat([attend(prompt, own) for prompt, own in rows], dim=2)
+    return torch.cat([attend(prompt, own) for prompt, own in segments.pieces()], dim=2)
 
 
 def _softmax_attention(

@@ -71,6 +71,14 @@ class Segments:
                 start += length
             yield prompt, responses
 
+    def pieces(self) -> Iterator[tuple["Piece", "Piece"]]:
+        """All tokens in order, each piece behind what it continues: its prompt, or nothing."""
+        for prompt in self.prompts():
+            yield Piece(prompt.start, prompt.start), prompt
+        for prompt, responses in self.groups():
+            for response in responses:
+                yield prompt, response
+
     def continuations(self) -> Iterator[tuple["Piece", "Piece"]]:
         """Each response behind its prompt; a sequence without any behind an empty one."""
         for prompt, responses in self.groups():

@@ -118,10 +118,7 @@ _cascade: Callable[..., Tensor] = _Cascade.apply
 @lru_cache(maxsize=8)
 def _calls(segments: Segments, device: torch.device) -> tuple[_Call, _Call | None]:
     """The call within segments, and the one from responses to prompts if there are any."""
-    pieces = [*segments.prompts()]
-    for _, responses in segments.groups():
-        pieces += responses
-    lengths = [piece.length for piece in pieces]
+    lengths = [own.length for _, own in segments.pieces()]
     own = _Call(lengths, lengths, device, is_causal=True)
     totals = list(map(sum, segments.response_lengths))
     if not any(totals):
@@ -163,8 +160,7 @@ def _gather_plan(
     segments: Segments, window: int, device: torch.device
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int], Int[Tensor, " M"]]:
     """Ends of queries and keys per sequence, the longest of each, and which keys to gather."""
-    rows = [(Piece(each.start, each.start), each) for each in segments.prompts()]
-    rows += [(p, response) for p, responses in segments.groups() for response in responses]
+    rows = list(segments.pieces())
     # Of a prompt, no more than the window reaches.
     tails = [Piece(max(p.start, p.stop - window + 1), p.stop) for p, _ in rows]
     queries = [own.length for _, own in rows]

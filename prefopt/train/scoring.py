@@ -24,25 +24,6 @@ SlopesGiven = Callable[[Float[Tensor, " N"] | None], TokenSlopes]
 _WITH_GRADIENT = ("logps", "top_logps", "reference_kl")
 
 
-def score_batch(
-    objective: Objective,
-    model: nn.Module,
-    reference: Reference | None,
-    batch: GroupBatch,
-    step_statistics: Float[Tensor, "S C"] | None = None,
-) -> ObjectiveInputs:
-    """What the objective sees of a micro-batch.
-
-    Args:
-        objective: its traits say what is computed.
-        model: the policy inside whatever wraps it.
-        reference: there if the objective needs one.
-        batch: the micro-batch, on the policy's device.
-        step_statistics: of all groups of the step, where the objective couples them.
-    """
-    return inputs_of(objective, batch, score(objective, model, reference, batch), step_statistics)
-
-
 def score(
     objective: Objective,
     model: nn.Module,
@@ -52,7 +33,12 @@ def score(
 ) -> Scored:
     """One forward pass of the policy, and one of a live reference.
 
-    With `slopes_given`, a trained output projection may compute its gradient in this pass.
+    Args:
+        objective: its traits say what is computed.
+        model: the policy inside whatever wraps it.
+        reference: there if the objective needs one.
+        batch: the micro-batch, on the policy's device.
+        slopes_given: with it, a trained output projection may compute its gradient in this pass.
     """
     reference_logps, distribution = _of_reference(objective, model, reference, batch)
     if batch.statistic_tokens is None:
