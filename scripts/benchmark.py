@@ -111,7 +111,7 @@ def protocol_of(arguments: argparse.Namespace) -> Protocol:
         num_threads=arguments.threads,
         # Steps that fill a GPU; all of the committed groups are some of those.
         groups_factor=4 if is_cuda else 1,
-        num_steps=arguments.steps or (4 if is_cuda else 2),
+        num_steps=arguments.steps or (4 if is_cuda else None),
         num_repeats=arguments.repeats or (3 if is_quick else 5),
         num_warm_up=5 if is_cuda else 1,
         length_divisor=arguments.shorten,

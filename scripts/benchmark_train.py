@@ -61,8 +61,8 @@ class Protocol:
     num_threads: int = 2
     groups_factor: int = 1
     """Times the committed number of groups per step."""
-    num_steps: int = 2
-    """Of one epoch, which is what a repeat trains."""
+    num_steps: int | None = None
+    """Of one epoch, which is what a repeat trains; None: as many as stand for the workload."""
     num_repeats: int = 5
     num_warm_up: int = 1
     """Steps of each process that are not counted."""
@@ -100,7 +100,8 @@ def train(protocol: Protocol, say: Say = print) -> dict[str, Any]:
         results = {}
         for workload in load_workloads(protocol.workloads):
             workload = workload.with_larger_steps(protocol.groups_factor)
-            workload = workload.first(protocol.num_steps).shortened(protocol.length_divisor)
+            num_steps = protocol.num_steps or workload.steps_per_block
+            workload = workload.first(num_steps).shortened(protocol.length_divisor)
             say(f"{workload.name}: {workload.what}")
             began = time.perf_counter()
             results[workload.name] = _Measurement(protocol, workload, model, folder, say).run()

@@ -53,6 +53,8 @@ class Workload:
     name: str
     what: str
     groups_per_step: int
+    steps_per_block: int
+    """So many steps stand for the whole distribution of lengths."""
     groups: tuple[Group, ...]
 
     @property
@@ -100,6 +102,7 @@ def load_workloads(names: Sequence[str] | None = None) -> list[Workload]:
             name=name,
             what=content[name]["what"],
             groups_per_step=content[name]["groups_per_step"],
+            steps_per_block=content[name]["steps_per_block"],
             groups=tuple(Group(p, tuple(rest)) for p, *rest in content[name]["lengths"]),
         )
         for name in (names or content)
@@ -161,6 +164,7 @@ def draw_lengths(seed: int = 0) -> dict[str, Any]:
         content[name] = {
             "what": each.what,
             "groups_per_step": each.groups_per_step,
+            "steps_per_block": each.steps_per_block,
             "lengths": lengths,
         }
     return content
