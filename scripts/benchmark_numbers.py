@@ -61,6 +61,8 @@ def rates(
 def cache_numbers(reference_seconds: float, live: float, cached: float) -> dict[str, float | None]:
     """What the reference's one-off pass costs, in epochs with it; and after how many it has paid.
 
+    In the same unit, what a live reference costs in every epoch.
+
     Args:
         reference_seconds: of the pass over one epoch's groups.
         live: seconds of an epoch with a live reference.
@@ -69,6 +71,7 @@ def cache_numbers(reference_seconds: float, live: float, cached: float) -> dict[
     saved = live - cached
     return {
         "share_of_epoch": reference_seconds / cached,
+        "live_share_of_epoch": saved / cached,
         "break_even_epochs": reference_seconds / saved if saved > 0 else None,
     }
 

@@ -117,7 +117,11 @@ def test_rates_are_of_the_median_epoch():
 def test_a_cache_has_paid_when_its_pass_is_saved():
     found = numbers.cache_numbers(reference_seconds=2.0, live=9.0, cached=5.0)
 
-    assert found == {"share_of_epoch": 2 / 5, "break_even_epochs": 2 / 4}
+    assert found == {
+        "share_of_epoch": 2 / 5,
+        "live_share_of_epoch": 4 / 5,
+        "break_even_epochs": 2 / 4,
+    }
     assert numbers.cache_numbers(2.0, live=5.0, cached=6.0)["break_even_epochs"] is None
 
 

@@ -21,7 +21,7 @@ from prefopt.commands.before import check_apart, check_vocabulary, report_data
 from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.prepare import PreparedData, prepare_data
-from prefopt.models.attention import why_not_varlen
+from prefopt.models.attention import head_size, why_not_varlen
 from prefopt.models.head import layout_of
 from prefopt.models.load import check_model_sections
 from prefopt.models.section import ReferenceSection
@@ -115,8 +115,9 @@ def train(
     policy, reference = load_models(recipe)
     check_vocabulary(recipe.objective, data, policy, reference)
     layout, why_padded = layout_of(policy)
-    slow = why_not_varlen(arguments.device) if arguments.device.type == "cuda" else None
-    if slow and layout != "padded" and arguments.process_index == 0:
+    uses_kernels = layout != "padded" and arguments.device.type == "cuda"
+    slow = why_not_varlen(arguments.device, head_size(policy.config)) if uses_kernels else None
+    if slow and arguments.process_index == 0:
         typer.echo(f"attention: one response at a time, since the flash kernels fail: {slow}")
     if why_padded and arguments.process_index == 0:
         typer.echo(f"layout: a padded row per response, since {why_padded}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -40,6 +40,15 @@ _WITHOUT_EFFECT = {
     "use_cache",
 }
 _WAY_OUT = "Set model.layout: padded, and please report it."
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Of a model's queries and keys, as its configuration says or implies it."""
+    config = config.get_text_config()
+    size: int = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    return size
 
 
 def install_attention(model: PreTrainedModel) -> None:
@@ -111,31 +120,32 @@ def kernel_for(query: Tensor, value: Tensor) -> Kernel:
         if device.type == "cpu" and dtype in (torch.float32, torch.float64, torch.bfloat16):
             return cascade_on_cpu
         fits = dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
-        if device.type == "cuda" and fits and why_not_varlen(device) is None:
+        if device.type == "cuda" and fits and why_not_varlen(device, size) is None:
             return varlen_on_cuda
     return plain_attention
 
 
 @lru_cache
-def why_not_varlen(device: torch.device) -> str | None:
+def why_not_varlen(device: torch.device, size: int) -> str | None:
     """What is wrong with the flash kernels on a device; None if they agree with plain attention.
 
-    They are called by private names of torch, so they are tried on a small row. To be asked once
-    before training: inside a forward pass, hooks of that pass would see what is tried.
+    They are called by private names of torch, so they are tried on a small row with heads of this
+    size. To be asked once before training: inside a forward pass, hooks of that pass would see what
+    is tried.
     """
     if device.type != "cuda":
         return f"they are for CUDA, not for {device.type}"
     with torch.autocast(device.type, enabled=False):
-        return _try_varlen(device)
+        return _try_varlen(device, size)
 
 
 @torch.enable_grad()
-def _try_varlen(device: torch.device) -> str | None:
+def _try_varlen(device: torch.device, size: int) -> str | None:
     segments = Segments(prompt_lengths=(33, 7), response_lengths=((5, 40), (130,)))
     generator = torch.Generator().manual_seed(0)
 
     def drawn(num_heads: int) -> Tensor:
-        shape = (1, segments.num_tokens, num_heads, 64)
+        shape = (1, segments.num_tokens, num_heads, size)
         drawn = torch.randn(shape, generator=generator).to(device, torch.bfloat16)
         return drawn.transpose(1, 2).requires_grad_()
 
@@ -144,7 +154,7 @@ def _try_varlen(device: torch.device) -> str | None:
         results = []
         for kernel in (varlen_on_cuda, plain_attention):
             try:
-                out = kernel(*tensors, segments, scale=0.125, window=window)
+                out = kernel(*tensors, segments, scale=size**-0.5, window=window)
                 results.append((out, *torch.autograd.grad(out.float().square().sum(), tensors)))
             except (RuntimeError, AttributeError, TypeError) as error:
                 return f"{kernel.__name__} fails: {str(error).splitlines()[0]}"

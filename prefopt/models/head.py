@@ -23,10 +23,7 @@ from prefopt.models.attention import install_attention
 from prefopt.models.layout import LayoutName, lay_out
 from prefopt.ops.groupwise import groupwise_loss
 from prefopt.ops.head_logps import tiled_target_logps
-from prefopt.ops.logps import (
-    tiled_vocabulary_statistics,
-    tokens_per_tile,
-)
+from prefopt.ops.logps import tiled_vocabulary_statistics, tokens_per_tile
 from prefopt.types import GroupBatch
 
 TokenSlopes = Callable[[int, int, Float[Tensor, " n"]], Float[Tensor, " n"]]
@@ -194,20 +191,23 @@ def _head_forward(
     def project(tile: Tensor) -> Tensor:
         return transform(nn.functional.linear(tile, head.weight, head.bias))
 
+    vocabulary, width = head.weight.shape
+    is_trained = head.weight.requires_grad and torch.is_grad_enabled()
+
     def logps_of(some: Tensor, their_targets: Tensor) -> Tensor:
         return tiled_target_logps(
             some,
             their_targets,
             head.weight,
             head.bias,
-            num_tokens_per_tile=tokens_per_tile(head.weight.shape[0]),
+            num_tokens_per_tile=tokens_per_tile(vocabulary, width if is_trained else 0),
             scale=transform.scale,
             softcap=transform.softcap,
         )
 
     if statistics is not None:
         return _with_statistics(head, hidden, targets, project, logps_of, statistics)
-    if slopes is not None and head.weight.requires_grad and torch.is_grad_enabled():
+    if slopes is not None and is_trained:
         return _with_gradient(head, hidden, targets, transform, slopes, num_tokens_per_group)
     logps = logps_of(hidden, targets)
     if not return_projection:
@@ -234,7 +234,7 @@ def _with_gradient(
         head.bias,
         num_tokens_per_group=num_tokens_per_group,
         coefficients=lambda start, stop, some: slopes(ends[start], ends[stop], some),
-        num_tokens_per_tile=tokens_per_tile(head.weight.shape[0]),
+        num_tokens_per_tile=tokens_per_tile(*head.weight.shape),
         scale=transform.scale,
         softcap=transform.softcap,
     )

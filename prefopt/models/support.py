@@ -54,11 +54,14 @@ def why_not_flat(model: PreTrainedModel, section: ModelSection) -> str | None:
     mixing = {type(m).__name__ for m in model.modules() if isinstance(m, nn.Conv1d | nn.RNNBase)}
     if mixing:
         return f"{kind} mixes neighbouring tokens in {min(mixing)}"
-    if not model._can_set_attn_implementation() or not _hand_on_arguments(model):
-        return f"the attention of {kind} cannot be replaced"
-    has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if (has_windows or getattr(config, "sliding_window", None)) and not _tell_windows(model):
-        return f"{kind} keeps its sliding window to its masks"
+    try:
+        if not model._can_set_attn_implementation() or not _hand_on_arguments(model):
+            return f"the attention of {kind} cannot be replaced"
+        has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        if (has_windows or getattr(config, "sliding_window", None)) and not _tell_windows(model):
+            return f"{kind} keeps its sliding window to its masks"
+    except OSError:
+        return f"the source of {kind} is not there to be read"
     if config._attn_implementation not in _KNOWN_KERNELS:
         return f"{kind} runs with {config._attn_implementation} attention"
     return None

@@ -19,9 +19,17 @@ def target_logps(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Fl
     return chosen - logits.logsumexp(dim=1)
 
 
-def tokens_per_tile(vocabulary: int) -> int:
-    """How many tokens to project at once so that a tile's logits stay near 128 MiB; at least 1."""
-    return max(1, _TILE_BYTES // (4 * vocabulary))
+def tokens_per_tile(vocabulary: int, trained_width: int = 0) -> int:
+    """How many tokens to project at once, at least 1.
+
+    A tile's logits stay near 128 MiB in float32, or a quarter of what the gradient of a trained
+    projection takes anyway: every tile reads and writes all of that.
+
+    Args:
+        vocabulary: V, outputs of the projection.
+        trained_width: its inputs if it is trained, else 0.
+    """
+    return max(1, _TILE_BYTES // (4 * vocabulary), trained_width // 4)
 
 
 def tiled_vocabulary_statistics(

@@ -11,6 +11,7 @@ one the gradient of W.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -48,9 +49,14 @@ class LogitSettings:
         return torch.promote_types(self.dtype, torch.float32)
 
     def tiles(self, start: int, stop: int) -> Iterator[slice]:
-        """The tokens from start to stop in tiles."""
-        for first in range(start, stop, self.num_tokens_per_tile):
-            yield slice(first, min(first + self.num_tokens_per_tile, stop))
+        """The tokens from start to stop in tiles, of which the first may be smaller.
+
+        Whoever needs the last tile's logits once more finds as many as there can be.
+        """
+        size = self.num_tokens_per_tile
+        first = start + (stop - start - 1) % size + 1
+        for begin, end in pairwise([start, *range(first, stop + 1, size)]):
+            yield slice(begin, end)
 
 
 class TiledHead:

@@ -19,7 +19,7 @@ from prefopt.objectives import Objective
 from prefopt.train.share import Facts, LargeGroup, StepKey, StepShare, facts_of
 from prefopt.types import GroupBatch, TokenizedRecord
 
-# Enough to meet every kind of layer, few enough that plain logits cost nothing.
+# So few that plain logits cost nothing. Prompts stay whole: a window binds in long texts only.
 _EXCERPT_TOKENS = 96
 
 
@@ -175,13 +175,12 @@ class StepDataset(Dataset[StepShare]):
         return int((self.store.prompt_lengths + longest).max())
 
     def excerpt(self) -> GroupBatch:
-        """Two groups of the first step, cut short, to look at how the model computes."""
+        """Two groups of the first step, responses cut short, to look at how the model computes."""
         records = [self.store[i] for i in self.plan.groups(0, 0)[:2]]
         return collate(
             [
                 replace(
                     record,
-                    prompt_ids=record.prompt_ids[-_EXCERPT_TOKENS:],
                     response_ids=tuple(ids[:_EXCERPT_TOKENS] for ids in record.response_ids[:2]),
                     scores=record.scores[:2],
                     token_weights=None,

@@ -8,11 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.invariants.train_all import ADAPTERS, OBJECTIVES
+from tests.invariants.train_all import ADAPTERS, OBJECTIVES, write_inputs
 from tests.support.launch import REPOSITORY, launch
-from tests.support.tiny import save_tiny_model, write_pairs
 
-RUNS = [f"{objective}-{kind}" for objective in OBJECTIVES for kind in ADAPTERS]
+TRAINED = {"float32": list(OBJECTIVES), "float64": ["dpo", "all_traits"]}
+RUNS = {
+    dtype: [f"{objective}-{kind}" for objective in objectives for kind in ADAPTERS]
+    for dtype, objectives in TRAINED.items()
+}
+SHARDED = ["zero1", "zero2", "zero3", "fsdp2"]
 # No pair of the data is larger than 40 tokens: a larger one would go through the model in pieces.
 WHOLE_STEP, SOME_GROUPS, ONE_GROUP = 100_000, 100, 40
 
@@ -27,8 +31,7 @@ ZERO_3 = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modes")
-    save_tiny_model(folder / "model")
-    write_pairs(folder / "pairs.jsonl", 40)
+    write_inputs(folder)
     return folder
 
 
@@ -46,6 +49,7 @@ def trained(folder):
             output,
             dtype,
             str(tokens_per_micro_batch),
+            *TRAINED[dtype],
             configuration=configuration,
             environment={"PYTHONPATH": str(REPOSITORY)},
         )
@@ -87,7 +91,7 @@ def _relative(difference, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", RUNS["float64"])
 @pytest.mark.parametrize(
     ("mode", "tokens"), [("single", ONE_GROUP), ("ddp", SOME_GROUPS), ("fsdp2", SOME_GROUPS)]
 )
@@ -101,8 +105,8 @@ def test_in_float64_every_split_gives_the_same_parameters(trained, mode, tokens,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("mode", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("run", RUNS["float32"])
+@pytest.mark.parametrize("mode", ["ddp", *SHARDED])
 def test_in_float32_every_mode_learns_the_same(folder, trained, mode, run):
     single = trained("single", "float32", WHOLE_STEP)
 
@@ -124,7 +128,7 @@ def test_in_float32_every_mode_learns_the_same(folder, trained, mode, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("mode", ["ddp", *SHARDED])
 def test_the_mode_is_the_one_that_was_asked_for(trained, mode):
     facts = _facts(trained(mode, "float32", SOME_GROUPS), "dpo-full")
 
@@ -133,6 +137,7 @@ def test_the_mode_is_the_one_that_was_asked_for(trained, mode):
     assert facts["type"].endswith(kind)
     assert (facts["dtensors"] == facts["parameters"]) == (mode == "fsdp2")
     assert (facts["partitioned"] == facts["parameters"]) == (mode == "zero3")
+    assert facts["zero_stage"] == {"zero1": 1, "zero2": 2, "zero3": 3}.get(mode, 0)
 
 
 @pytest.mark.slow

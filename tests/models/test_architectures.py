@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -311,6 +312,16 @@ def test_what_the_recipe_asks_for_keeps_rows_padded(changes, reason):
 
     assert layout == "padded"
     assert reason in why_padded
+
+
+def test_a_model_whose_source_is_not_there_keeps_rows_padded():
+    model = t.AutoModelForCausalLM.from_config(copy.deepcopy(FLAT["llama"]))
+
+    with patch("inspect.getsource", side_effect=OSError("could not get source code")):
+        layout, why_padded = choose_layout(model, ModelSection(path="m"))
+
+    assert layout == "padded"
+    assert why_padded == "the source of LlamaForCausalLM is not there to be read"
 
 
 def test_state_that_flows_through_a_row_is_found_at_the_start():

@@ -4,6 +4,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 import prefopt.models.attention as attention
 from prefopt.ops.cascade import cascade_on_cpu
@@ -19,7 +20,7 @@ def test_a_kernel_that_agrees_passes_wherever_it_is_tried(has_gradient):
         patch.object(attention, "varlen_on_cuda", cascade_on_cpu),
         torch.set_grad_enabled(has_gradient),
     ):
-        assert attention._try_varlen(CPU) is None
+        assert attention._try_varlen(CPU, 64) is None
 
 
 def test_a_kernel_that_ignores_the_window_is_found():
@@ -27,12 +28,32 @@ def test_a_kernel_that_ignores_the_window_is_found():
         return cascade_on_cpu(*args, window=None, **kwargs)
 
     with patch.object(attention, "varlen_on_cuda", unwindowed):
-        assert "results differ by" in attention._try_varlen(CPU)
+        assert "results differ by" in attention._try_varlen(CPU, 64)
+
+
+def test_a_kernel_is_tried_with_heads_as_large_as_the_model_has():
+    def for_small_heads(query, *args, **kwargs):
+        if query.shape[-1] > 64:
+            raise RuntimeError("heads of 128 are not supported")
+        return cascade_on_cpu(query, *args, **kwargs)
+
+    with patch.object(attention, "varlen_on_cuda", for_small_heads):
+        assert attention._try_varlen(CPU, 64) is None
+        assert "heads of 128" in attention._try_varlen(CPU, 128)
+
+
+@pytest.mark.parametrize(("given", "size"), [({}, 16), ({"head_dim": 24}, 24)])
+def test_the_size_of_heads_is_said_by_the_configuration_or_implied(given, size):
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=4, num_hidden_layers=1, vocab_size=8, **given
+    )
+
+    assert attention.head_size(config) == size
 
 
 def test_a_kernel_that_is_not_there_is_a_reason():
     # The real one, on a machine for which it was not built.
-    assert "varlen_on_cuda fails" in attention._try_varlen(CPU)
+    assert "varlen_on_cuda fails" in attention._try_varlen(CPU, 64)
 
 
 def test_a_windowed_response_gathers_what_its_window_reaches():

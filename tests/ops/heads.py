@@ -1,5 +1,7 @@
 """An output projection with everything that it may have, and what counts its work."""
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,17 +75,23 @@ def assert_all_close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], bound
 
 
 class Counter(TorchDispatchMode):
-    """Counts products of matrices, and remembers how large the largest result of all was."""
+    """Counts products of matrices and the rows of their results, by the kind of product.
+
+    Also remembers how large the largest result of all operations was.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.num_products = 0
+        self.num_rows: dict[str, int] = defaultdict(int)
         self.num_elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        self.num_products += name in {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
+        if name in {"mm", "addmm", "addmm_", "bmm", "baddbmm"}:
+            self.num_products += 1
+            self.num_rows[name] += result.shape[-2]
         if isinstance(result, Tensor):
             self.num_elements = max(self.num_elements, result.numel())
         return result

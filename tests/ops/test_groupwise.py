@@ -152,8 +152,10 @@ def test_a_group_larger_than_a_tile_recomputes_all_but_its_last_tile():
     with Counter() as counter:
         groupwise(head, 6)
 
-    # 4 runs in a tile each; then the group of 7 in tiles of 6 and 1, of which only the first again.
+    # 4 runs in a tile each; then the group of 7 in tiles of 1 and 6, of which only the first again.
     assert counter.num_products == 4 * 3 + 3 + 4
+    # Hidden states against the weight, and logits against the weight: 23 tokens each, and the one.
+    assert counter.num_rows["mm"] == 23 + 1 + 23
 
 
 def test_the_backward_pass_needs_no_weight_and_runs_once():

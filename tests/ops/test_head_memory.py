@@ -35,7 +35,7 @@ small = torch.randn(512, {WIDTH}, requires_grad=is_trained)
 step(torch.randn(64, {WIDTH}, requires_grad=True), small, 32)
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-step(hidden, weight, tokens_per_tile({VOCABULARY}))
+step(hidden, weight, tokens_per_tile({VOCABULARY}, {WIDTH} * is_trained))
 print("extra bytes", peak() - before)
 """
 
@@ -53,5 +53,6 @@ def test_4096_tokens_of_152k_words_take_less_than_350_megabytes(projection: str,
         gradient = 4 * VOCABULARY * WIDTH
         assert extra > gradient
         extra -= gradient
-    # A tile of 220 tokens holds 128 MiB of logits; all of them would be 2.5 GB.
+    # A tile of 220 tokens holds 128 MiB of logits, one of 896 / 4 tokens 136 MB; all of them would
+    # be 2.5 GB.
     assert 130e6 < extra < 350e6

@@ -87,6 +87,13 @@ def test_a_tile_holds_128_mib_of_logits_and_at_least_one_token():
     assert tokens_per_tile(2**40) == 1
 
 
+def test_beside_the_gradient_of_a_trained_projection_a_tile_may_take_a_quarter_of_that():
+    # 2^17 words, width 4096: the gradient has 2 GiB, and 1024 tokens have logits of 512 MiB.
+    assert tokens_per_tile(2**17, 4096) == 1024
+    # 256 tokens of 128 MiB are more than 64 / 4.
+    assert tokens_per_tile(2**17, 64) == 256
+
+
 def statistics(num_tokens_per_tile: int, num_top: int = 4) -> tuple[Tensor, ...]:
     """Tiled statistics of policy and reference, and the tensors that they come from."""
     hidden, weight, targets = tensors()

@@ -6,12 +6,21 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 import prefopt.models.head as head
+from prefopt.errors import UserError
 from prefopt.models.head import layout_of
+from prefopt.ops.cascade import cascade_on_cpu
 from prefopt.train.trainer import PreferenceTrainer
 from tests.support.runs import LORA, logged, policy, run, snapshot
-from tests.support.tiny import random_text, save_tiny_model, write_jsonl
+from tests.support.tiny import (
+    character_tokenizer,
+    random_text,
+    save_tiny_model,
+    tiny_config,
+    write_jsonl,
+)
 
 NUM_GROUPS, NUM_RESPONSES = 3, 4
 SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "max_steps": 2}
@@ -194,5 +203,40 @@ def test_a_trained_projection_gets_its_gradient_in_the_forward_pass_where_that_i
 def test_no_size_of_tiles_changes_what_is_learnt(folder, name, num_tokens):
     plain = trained(folder, OBJECTIVES[name])
 
-    with patch.object(head, "tokens_per_tile", lambda vocabulary: num_tokens):
+    with patch.object(head, "tokens_per_tile", lambda *_: num_tokens):
         assert_learnt_the_same(trained(folder, OBJECTIVES[name]), plain)
+
+
+def test_a_window_that_only_long_prompts_reach_is_checked_at_the_start(tmp_path):
+    config = MistralConfig(**tiny_config().to_dict(), sliding_window=120)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    character_tokenizer().save_pretrained(tmp_path / "model")
+    generator = random.Random(0)
+    row = {
+        "prompt": random_text(generator, 200, 200),
+        "chosen": random_text(generator, 8, 8),
+        "rejected": random_text(generator, 9, 9),
+    }
+    write_jsonl(tmp_path / "pairs.jsonl", [row])
+    sections = {
+        "objective": {"name": "simpo"},
+        "training": {"groups_per_step": 1, "max_steps": 1},
+    }
+
+    def without_window(*args, window, **kwargs):
+        return cascade_on_cpu(*args, window=None, **kwargs)
+
+    run(tmp_path, "right", **sections)
+    with (
+        patch("prefopt.models.attention.cascade_on_cpu", without_window),
+        pytest.raises(UserError, match=r"^model\.path: log-probs differ by .* nats"),
+    ):
+        run(tmp_path, "wrong", **sections)
+
+
+def test_a_deviation_on_one_process_stops_all(folder):
+    with (
+        patch("prefopt.models.self_check.gather", lambda mine: torch.cat([mine, mine + 1.0])),
+        pytest.raises(UserError, match=r"^model\.path: log-probs differ by 1 nats"),
+    ):
+        trained(folder, {"name": "dpo"})
