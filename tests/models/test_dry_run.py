@@ -1,0 +1,96 @@
+"""A run without memory holds what the arithmetic of its layers says."""
+
+import pytest
+import torch
+
+from prefopt.models.blueprint import draw_up
+from prefopt.models.dry_run import Row, working_memory
+from prefopt.models.section import AdapterSection, ModelSection
+from tests.support.tiny import save_tiny_model
+
+HIDDEN, MLP, HEADS, KEYS = 32, 64, 4, 16
+ROW = Row(prompt=24, responses=(40,))
+TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("dry_run")
+    return {
+        num: save_tiny_model(place / str(num), num_hidden_layers=num, vocab_size=2048)
+        for num in (2, 5)
+    }
+
+
+def working(folder, *, dtype=torch.float32, adapter=None, row=ROW, layout="auto", **settings):
+    section = ModelSection.model_validate({"path": str(folder), "layout": layout})
+    settings = {"is_autocast": False, "is_recomputed": False, **settings}
+    return working_memory(draw_up(section, adapter, dtype), row, **settings)
+
+
+def three_layers(folders, **settings) -> float:
+    """Bytes that three layers more take, per layer."""
+    return (working(folders[5], **settings) - working(folders[2], **settings)) / 3
+
+
+def test_a_layer_keeps_what_its_backward_pass_reads(folders):
+    # Both norms their input, the normalised input and what the products read; queries, keys,
+    # values and what attention makes of them; the MLP's two products, the activation and what it
+    # is multiplied to. Of each head a log-sum-exp, of each norm a factor.
+    numbers = 2 * 3 * HIDDEN + 2 * HIDDEN + 2 * KEYS + 4 * MLP + HEADS + 2
+
+    assert three_layers(folders) == 4 * TOKENS * numbers
+
+
+def test_recomputed_layers_keep_their_input_alone(folders):
+    assert three_layers(folders, is_recomputed=True) == 4 * TOKENS * HIDDEN
+
+
+def test_twice_the_tokens_take_twice_as_much_per_layer(folders):
+    double = Row(prompt=48, responses=(80,))
+
+    assert three_layers(folders, row=double) == 2 * three_layers(folders)
+
+
+def test_weights_in_half_the_bytes_take_less_than_float32_and_more_than_half(folders):
+    # Norms compute in float32.
+    share = three_layers(folders, dtype=torch.bfloat16) / three_layers(folders)
+
+    assert 0.5 < share < 0.8
+
+
+def test_autocast_keeps_a_copy_of_every_weight_of_a_product(folders):
+    plain = working(folders[5]) - working(folders[2])
+    cast = working(folders[5], is_autocast=True) - working(folders[2], is_autocast=True)
+    short = Row(prompt=1, responses=(1,))
+    of_weights = working(folders[5], is_autocast=True, row=short)
+    of_weights -= working(folders[2], is_autocast=True, row=short)
+
+    layer = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * KEYS + 3 * HIDDEN * MLP
+    assert of_weights >= 3 * 2 * layer
+    assert cast < plain + 3 * 2 * layer
+
+
+def test_a_trained_head_adds_up_a_gradient_of_its_weight(folders):
+    whole = working(folders[2])
+    adapted = working(folders[2], adapter=AdapterSection(r=2))
+
+    assert whole - adapted >= 4 * 2048 * HIDDEN - 4 * TOKENS * (HIDDEN + MLP) * 20
+
+
+def test_padded_rows_take_as_much_as_a_flat_row_of_as_many_tokens(folders):
+    rows = Row(prompt=6, responses=(10,) * 4)
+
+    padded = three_layers(folders, row=rows, layout="padded")
+
+    assert padded == pytest.approx(three_layers(folders), rel=0.1)
+
+
+def test_a_blueprint_can_run_again(folders):
+    section = ModelSection.model_validate({"path": str(folders[2])})
+    blueprint = draw_up(section, None, torch.float32)
+    settings = {"is_autocast": False}
+
+    first = working_memory(blueprint, ROW, is_recomputed=False, **settings)
+    assert working_memory(blueprint, ROW, is_recomputed=True, **settings) < first
+    assert working_memory(blueprint, ROW, is_recomputed=False, **settings) == first
