@@ -165,7 +165,7 @@ def plan(
     ] = 0.35,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a recipe would take on so many GPUs: memory, time, communication. Loads no weights."""
+    """Say what a run would take on so many GPUs: memory, time, communication; loads no weights."""
     from prefopt.commands import plan as command
 
     command.run(

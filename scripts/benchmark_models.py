@@ -35,7 +35,6 @@ and heads. Of those with -lora an adapter is trained; the tiny ones are for tryi
 SIZES = tuple(_SHAPES)
 
 
-
 def model_config(size: str) -> PreTrainedConfig:
     """The shape of a model by its size; weights are random."""
     kind, details, (hidden, intermediate, layers, heads) = _SHAPES[size]
@@ -81,7 +80,7 @@ def linear_shapes(size: str) -> list[tuple[int, int]]:
 
 def tokens_of(groups: Iterable[Group]) -> Tokens:
     """Those of all groups together."""
-    nothing = Tokens(unique=0, scored=0, visible=0)
+    nothing = Tokens(unique=0.0, scored=0.0, visible=0.0)
     return sum((Tokens.of(group.prompt, group.responses) for group in groups), start=nothing)
 
 

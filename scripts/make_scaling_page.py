@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure_memory import cases, predict, save_shape
 from transformers import LlamaConfig
 
 from prefopt.commands.plan_numbers import RESERVE, Hardware, Plan, make_plan
@@ -24,7 +25,9 @@ from prefopt.train.progress import clock
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "scaling.json"
 PAGE = ROOT / "docs" / "scaling.md"
+TEMPLATE = Path(__file__).with_name("scaling_template.md")
 GPUS = (1, 8, 16)
+MIB = 2**20
 DEFAULTS = {"gpu_memory": 80.0, "peak_tflops": 989.4, "utilization": 0.35}
 _ON_ONE_GPU = ("single", "zero3_offload")
 
@@ -45,56 +48,6 @@ SHAPES = {
         "tie_word_embeddings": False,
     },
 }
-
-_HEAD = """# Past one machine
-
-`prefopt plan RECIPE --gpus N` says before a run what it would take: memory of a GPU under each mode,
-the time of a step and of the reference cache, and what GPUs send each other. It reads the model's
-configuration and no weights; where the data is on this machine it reads its lengths, from the token
-cache or from a sample. `--mode` shows one mode, `--gpu-memory`, `--peak-tflops` and `--utilization`
-say what the GPUs are, `--json` is for scripts.
-
-This page is written by `python scripts/make_scaling_page.py` from docs/scaling.json.
-**Nothing on it was run on a GPU.** Memory was checked on CPUs, see below; times rest on an assumed
-share of a data sheet's number.
-
-## Which engine serves where
-
-| where | what serves | why |
-|---|---|---|
-| training, one GPU | `single`: transformers and accelerate as they are | nothing to share |
-| training, a model and its optimiser fit a GPU | `ddp` | gradients are sent once a step, nothing else |
-| training, weights fit, optimiser state does not | `zero1`, `zero2` (DeepSpeed) | states, then gradients are split |
-| training, weights do not fit | `zero3` (DeepSpeed) or `fsdp2` (PyTorch) | weights are split and gathered layer by layer |
-| training, still too large, or one GPU | `zero3_offload` | weights and states lie in the host's memory; slow |
-| reference log-probs | the same modes: `prefopt precompute` under `accelerate launch` | a pass without gradient, once |
-| generation of candidates and answers | vLLM or SGLang behind an OpenAI-compatible endpoint | batching and paged key-value caches are their trade; a trainer's forward pass is no server |
-
-An adapter is written as peft does, `prefopt merge` makes it one model with its base; either is what
-those servers load.
-
-## What is counted
-
-- **weights, gradients, optimiser state**: counted on the model itself, built without memory. AdamW
-  keeps two numbers per trained weight. DDP reduces gradients in a copy of them. Under DeepSpeed with
-  bf16 a GPU has bfloat16 weights and its part of float32 masters and states. FSDP2 splits float32
-  weights.
-- **activations**: the model's own code, with its attention and its log-prob head, is run on tensors
-  without memory, forward and backward, and what lives at once is added up. The micro-batch is a flat
-  row of `tokens_per_micro_batch` tokens, or a GPU's share of the step where that is smaller.
-- **log-prob head**: a tile of logits, and the gradients that it adds up in float32.
-- **buffers**: what engines hold by their defaults: DeepSpeed reduces 500,000,000 numbers at a time
-  and keeps up to 1,000,000,000 gathered weights; FSDP2 gathers two layers and the projection.
-- **FSDP2 with several micro-batches** keeps whole gradients until the last one. A budget that lets a
-  GPU's share of a step be one micro-batch avoids it.
-- **reserve**: {reserve} GiB for CUDA, NCCL and what the allocator cannot give out. A guess.
-- **time**: floating-point operations on prompts that are there once, over {utilization:.0%} of
-  {peak_tflops:g} TFLOP/s per GPU: the peak is an H100's in dense bfloat16 by its data sheet, and
-  torchtitan reports 33 to 39 % of it for Llama 3.1 8B on 8 H100 with FSDP. Communication, the
-  optimiser and offloading are not in it.
-
-"""
-
 
 def recipe(model: Path, *, is_lora: bool) -> Recipe:
     """Full training with float32 masters, or an adapter on bfloat16 weights."""
@@ -137,57 +90,41 @@ def _plain(plan: Plan) -> dict[str, Any]:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The whole page."""
-    head = _HEAD.format(reserve=gib(RESERVE), **DEFAULTS)
-    return "\n".join([head.rstrip(), "", *_measured(results), "", *_planned(results), ""])
+    """The whole page: prose from the template, numbers from the results."""
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        reserve=gib(RESERVE),
+        measured="\n".join(_measured(results)),
+        planned="\n".join(_planned(results)),
+        **DEFAULTS,
+    )
 
 
 def _measured(results: Mapping[str, Any]) -> Iterator[str]:
-    cases = results["cases"]
-    off = [each["total"] / each["measured"] - 1 for each in cases]
+    taken = results["cases"]
+    off = [each["total"] / each["measured"] - 1 for each in taken]
     within = sum(abs(each) <= 0.15 for each in off)
     versions = results["versions"]
     named = ("torch", "transformers", "accelerate", "peft", "deepspeed")
     installed = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
-    yield "## Predicted and measured"
-    yield ""
     yield (
-        f"`python scripts/measure_memory.py` on {results['machine']}, one thread a process; "
-        f"{installed}. Random Llama models, simpo, fused AdamW, two micro-batches a step on each of "
-        "one or two processes (gloo). Measured is the most that a process has resident in its second "
-        "step, above what it had before it loaded anything; of several processes, the one with most. "
-        "Predicted is the same arithmetic as `prefopt plan`, without the reserve, and with a bucket "
-        "of DeepSpeed no larger than what is written into it."
-    )
-    yield ""
-    yield (
-        f"{within} of {len(cases)} are within 15 %; the prediction is off by {min(off):+.0%} to "
+        f"Taken on {results['machine']}, one thread a process, with {installed}. {within} of "
+        f"{len(taken)} predictions are within 15 %; they are off by {min(off):+.0%} to "
         f"{max(off):+.0%}, in the middle by {statistics.median(off):+.0%}. In MiB:"
     )
     yield ""
-    names = list(cases[0]["predicted"])
+    names = list(taken[0]["predicted"])
     shown = [name for name in names if name not in ("reference", "host")]
     yield f"| run | {' | '.join(shown)} | predicted | measured | off |"
     yield f"|---|{'---:|' * (len(shown) + 3)}"
-    for each, deviation in zip(cases, off, strict=True):
+    for each, deviation in zip(taken, off, strict=True):
         parts = " | ".join(f"{each['predicted'][name]:,.0f}" for name in shown)
         yield (
             f"| {each['name']} | {parts} | {each['total']:,.0f} | {each['measured']:,.0f} | "
             f"{deviation:+.0%} |"
         )
-    yield ""
-    yield from results.get("remarks", [])
 
 
 def _planned(results: Mapping[str, Any]) -> Iterator[str]:
-    yield "## A 1B and an 8B model on GPUs of 80 GiB"
-    yield ""
-    yield (
-        "dpo on 128 pairs a step as long as UltraFeedback's on average (185 prompt tokens, two "
-        "responses of 305), 16,384 tokens a micro-batch, bf16, gradient checkpointing. Full: float32 "
-        "weights. LoRA: rank 16 on all linear layers, on bfloat16 weights. GiB per GPU; total is with "
-        "the reserve, and the last two columns are without gradient checkpointing."
-    )
     for name in SHAPES:
         for is_lora in (False, True):
             chosen = [p for p in results["plans"] if (p["name"], p["is_lora"]) == (name, is_lora)]
@@ -235,13 +172,35 @@ def _times(plans: list[dict[str, Any]]) -> Iterator[str]:
             f"- **{of_gpus}**: a step takes {plan['seconds_per_step']:.2g} s, the reference cache "
             f"{clock(plan['seconds_of_cache'])} per 10,000 records (both assumed, see above)."
             + (f" GiB that a GPU sends in a step: {sent}." if sent else "")
-            + (f" `zero3_offload` keeps {gib(host)} GiB per GPU in the host's memory." if host else "")
+            + (
+                f" `zero3_offload` keeps {gib(host)} GiB per GPU in the host's memory."
+                if host
+                else ""
+            )
         )
 
 
+def make_cases(measured: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What was measured beside what is predicted for it, in MiB."""
+    found = []
+    for case in cases():
+        with tempfile.TemporaryDirectory() as folder:
+            predicted = predict(case, save_shape(case.size, Path(folder)))
+        found.append(
+            {
+                "name": case.name,
+                "measured": measured[case.name],
+                "total": round(predicted.total / MIB, 1),
+                "predicted": {k: round(v / MIB, 1) for k, v in asdict(predicted).items()},
+            }
+        )
+    return found
+
+
 def main() -> None:
-    """Plan anew, and write both files."""
+    """Predict and plan anew, and write both files."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results["cases"] = make_cases(results["measured"])
     results["plans"] = make_plans()
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +97,28 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Every part of the formula dominates in some."""
-    for size, tokens in (("7M", 4096), ("21M, wide", 2048), ("110M", 512)):
-        yield Case(size=size, tokens=tokens)
-        yield Case(size=size, tokens=tokens, is_recomputed=True)
-        yield Case(size=size, tokens=tokens, is_lora=True)
-    yield Case(size="7M", tokens=4096, is_bf16=True)
-    yield Case(size="110M", is_bf16=True)
+    yield Case(size="7M", tokens=4096)
+    yield Case(size="7M", tokens=4096, is_recomputed=True)
+    yield Case(size="7M", tokens=4096, is_lora=True)
+    yield Case(size="21M, wide", tokens=1024)
+    yield Case(size="110M")
+    yield Case(size="110M", is_lora=True)
     yield Case(size="110M", is_bf16=True, is_recomputed=True)
-    yield Case(size="110M", tokens=1024, is_lora=True, dtype="bfloat16", is_bf16=True)
-    sharded: tuple[Mode, ...] = ("ddp", "zero2", "zero3", "fsdp2")
-    for mode in sharded:
-        yield Case(size="21M, wide", mode=mode)
-        yield Case(size="110M", mode=mode)
-        yield Case(size="110M", mode=mode, is_lora=True)
-        yield Case(size="110M", mode=mode, is_bf16=True)
+    yield Case(size="110M", is_lora=True, dtype="bfloat16", is_bf16=True)
+    whole: tuple[Mode, ...] = ("ddp", "zero2")
+    split: tuple[Mode, ...] = ("zero3", "fsdp2")
+    for mode in (*whole, *split):
+        yield Case(size="110M", mode=mode, tokens=GROUP)
+    for mode in split:
+        yield Case(size="110M", mode=mode, tokens=GROUP, is_bf16=True)
+        yield Case(size="110M", mode=mode, tokens=GROUP, is_lora=True)
 
 
 def predict(case: Case, model: Path) -> Footprint:
-    """What the formulas say of a process; on CPUs there is no reserve, and a bucket takes only
-    what is written into it."""
+    """What the formulas say of a process, without a reserve.
+
+    On CPUs a bucket takes only what is written into it.
+    """
     section = ModelSection.model_validate({"path": str(model), "dtype": case.dtype})
     adapter = AdapterSection.model_validate(LORA) if case.is_lora else None
     blueprint = draw_up(section, adapter, stored_dtype(section))
@@ -275,31 +278,23 @@ def measure(case: Case, model: Path) -> float:
         return float(max(found))
 
 
+def record(case: Case, measured: float) -> None:
+    """Write a result down, among those of other cases."""
+    content = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    content["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, without a GPU"
+    content["versions"] = installed_versions()
+    content.setdefault("measured", {})[case.name] = round(measured, 1)
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main(names: Sequence[str]) -> None:
     """Measure the named cases, or all."""
-    known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-    kept = {each["name"]: each for each in known.get("cases", [])}
-    found = []
+    chosen = [case for case in cases() if not names or case.name in names]
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases():
-            model = save_model(case.size, Path(folder) / case.size)
-            predicted = predict(case, model)
-            is_chosen = not names or case.name in names
-            measured = measure(case, model) if is_chosen else kept[case.name]["measured"]
-            found.append(
-                {
-                    "name": case.name,
-                    **asdict(case),
-                    "measured": round(measured, 1),
-                    "predicted": {k: round(v / 2**20, 1) for k, v in asdict(predicted).items()},
-                    "total": round(predicted.total / 2**20, 1),
-                }
-            )
-            off = predicted.total / 2**20 / measured - 1
-            print(f"{case.name}: {measured:.0f} MiB, predicted {off:+.1%}", flush=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, CPU only"
-    content = {"machine": machine, "versions": installed_versions(), "cases": found}
-    RESULTS.write_text(json.dumps({**known, **content}, indent=1) + "\n", encoding="utf-8")
+        for case in chosen:
+            measured = measure(case, save_model(case.size, Path(folder) / case.size))
+            record(case, measured)
+            print(f"{case.name}: {measured:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,17 @@ def run(*arguments: str) -> int:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What each command was called with; none of them runs."""
     recorded: Calls = []
-    names = ("train", "precompute", "validate", "plan", "objectives", "demo", "merge", "schema", "cache")
+    names = (
+        "train",
+        "precompute",
+        "validate",
+        "plan",
+        "objectives",
+        "demo",
+        "merge",
+        "schema",
+        "cache",
+    )
     for name in names:
         parts = {"run": name, "show": "list", "verify": "verify", "prune": "prune"}
         called = {
@@ -65,7 +75,10 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         ("validate r.yaml --show 0 --json", ("validate", "r.yaml", [], 0, True)),
         ("precompute r.yaml a=1", ("precompute", "r.yaml", ["a=1"])),
         ("plan r.yaml a=1", ("plan", "r.yaml", ["a=1"], None, 1, 80.0, 989.4, 0.35, False)),
-        ("plan r.yaml --gpus 8 --mode ddp", ("plan", "r.yaml", [], "ddp", 8, 80.0, 989.4, 0.35, False)),
+        (
+            "plan r.yaml --gpus 8 --mode ddp",
+            ("plan", "r.yaml", [], "ddp", 8, 80.0, 989.4, 0.35, False),
+        ),
         ("cache list", ("cache list", None)),
         ("cache list --cache-dir c", ("cache list", "c")),
         ("cache verify", ("cache verify", None)),

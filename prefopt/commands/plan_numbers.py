@@ -261,4 +261,3 @@ class _Planner:
     def _cast_blueprint(self) -> Blueprint:
         recipe = self._recipe
         return draw_up(recipe.model, recipe.adapter, torch.bfloat16, is_cast=True)
-

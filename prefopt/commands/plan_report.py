@@ -30,13 +30,13 @@ def render(plan: Plan, console: Console) -> None:
 
 
 def _table(plan: Plan) -> Table:
-    gpus = f"{plan.hardware.num_gpus} x {plan.hardware.gpu_memory:g} GiB"
-    title = f"{plan.model} on {gpus}: GiB per GPU"
+    hardware = plan.hardware
+    title = f"{plan.model} on {hardware.num_gpus} x {hardware.gpu_memory:g} GiB: GiB per GPU"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for each in plan.modes:
-        name = "single (1 GPU)" if each.mode == "single" else each.mode
-        table.add_column(name, justify="right", overflow="fold")
+        gpus = " (1 GPU)" if each.mode == "single" else ""
+        table.add_column(f"{each.mode}{gpus}", justify="right", overflow="fold")
     for name, cells in rows(plan):
         table.add_row(name, *cells, end_section=name in ("reference", "optimiser's step"))
     return table
@@ -49,7 +49,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         return name, [cell(each) for each in plan.modes]
 
     for name, part in _PARTS:
-        yield row(name, lambda each, part=part: gib(part(each.memory)))
+        yield name, [gib(part(each.memory)) for each in plan.modes]
     yield row("or, later, optimiser's step", lambda each: gib(each.memory.step))
     yield row("CUDA, NCCL, fragments *", lambda _: gib(RESERVE))
     yield row(f"total {_CHOICE[plan.is_recomputed]}", lambda each: gib(each.total))
@@ -68,12 +68,9 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"weights: {counts.trained:,} trained, {counts.frozen:,} frozen; "
         f"layout: {plan.layout}; reference: {plan.reference}"
     )
-    num_tokens = len(row.responses) and row.prompt + sum(row.responses)
-    if plan.layout == "padded":
-        num_tokens = len(row.responses) * (row.prompt + row.responses[0])
     yield (
-        f"step: {plan.groups_per_step:,} groups, {step.tokens.unique:,.0f} tokens, micro-batches of "
-        f"up to {num_tokens:,}"
+        f"step: {plan.groups_per_step:,} groups, {step.tokens.unique:,.0f} tokens, "
+        f"micro-batches of up to {row.num_tokens(is_padded=plan.layout == 'padded'):,}"
     )
     yield (
         f"step time *: {_seconds(plan.seconds_per_step)} for {plan.operations_per_step:.3g} "

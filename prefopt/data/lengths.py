@@ -1,7 +1,8 @@
 """How long prompts and responses are: known from the cache, looked up in a sample, or assumed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from jaxtyping import Int
 
+from prefopt.data.formats import Row
 from prefopt.data.prepare import OpenedSource, open_sources
 from prefopt.data.records import RecordFile, load_records, records_folder
 from prefopt.data.section import DataSection
@@ -86,9 +88,7 @@ def _cached(source: OpenedSource, section: DataSection, encoder: Encoder) -> Sha
     return Shard(folder, source.part_names) if folder.is_dir() else None
 
 
-def _sampled(
-    source: OpenedSource, section: DataSection, encoder: Encoder, cache: Path
-) -> Shard:
+def _sampled(source: OpenedSource, section: DataSection, encoder: Encoder, cache: Path) -> Shard:
     """The tokens of a source's first rows, in a cache of their own."""
     records = load_records(
         source.section,
@@ -117,9 +117,11 @@ def _options(source: OpenedSource, section: DataSection, records: RecordFile) ->
 def _first_rows(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The parts with so many rows that a source has its sample in all."""
     most = -(-_SAMPLED_ROWS // len(parts))
-    return tuple(
-        replace(part, rows=lambda part=part: islice(part.rows(), most)) for part in parts
-    )
+    return tuple(replace(part, rows=partial(_first, part, most)) for part in parts)
+
+
+def _first(part: Part, most: int) -> Iterator[tuple[int, Row]]:
+    return islice(part.rows(), most)
 
 
 def _of_store(store: TokenStore, *, is_whole: bool, said_by: str) -> Lengths:

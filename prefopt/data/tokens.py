@@ -41,6 +41,7 @@ def load_tokens(
     Raises:
         UserError: if a record cannot be tokenised, or all of them are dropped.
     """
+
     def build(folder: Path) -> None:
         counts: Counter[str] = Counter()
         longest = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -79,7 +79,8 @@ def stored_dtype(section: ModelSection) -> torch.dtype:
     if section.dtype != "auto":
         found: torch.dtype = getattr(torch, section.dtype)
         return found
-    return _read_config(section).get_text_config().dtype or torch.float32
+    said: torch.dtype | None = _read_config(section).get_text_config().dtype
+    return torch.float32 if said is None else said
 
 
 def draw_up(
@@ -102,8 +103,7 @@ def draw_up(
             not fit it.
     """
     config = _read_config(section)
-    fakes = FakeTensorMode()
-    with fakes:
+    with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(
                 config,
@@ -120,7 +120,23 @@ def draw_up(
         if is_cast:
             policy.to(dtype)
     counts = _count(policy, is_quantized=section.quantization is not None)
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    _pretend_to_be_on_cpu(policy, fakes)
     return Blueprint(model=policy, fakes=fakes, counts=counts)
+
+
+def _pretend_to_be_on_cpu(model: nn.Module, fakes: FakeTensorMode) -> None:
+    """Put tensors that only say that they are on a CPU in the place of those on no device."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        of_module = (module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+        for name, tensor in [named for each in of_module for named in each]:
+            if id(tensor) not in made:
+                with fakes:
+                    fake = torch.empty_like(tensor, device="cpu")
+                is_weight = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
+            setattr(module, name, made[id(tensor)])
 
 
 def _with_adapter(
@@ -144,11 +160,11 @@ def _with_adapter(
 
 def _count(model: PreTrainedModel | PeftModel, *, is_quantized: bool) -> Counts:
     config = model.config.get_text_config()
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings().weight
     looked_up = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)} | {id(head)}
     body, adapter, quantized = 0, 0, 0
-    for name, weight in model.named_parameters():
+    for weight in model.parameters():
         if id(weight) in looked_up or weight.dim() < 2:
             continue
         if isinstance(model, PeftModel) and weight.requires_grad:
@@ -159,7 +175,8 @@ def _count(model: PreTrainedModel | PeftModel, *, is_quantized: bool) -> Counts:
         met = getattr(config, "num_experts_per_tok", weight.shape[0]) if is_expert else 1
         body += weight.numel() * met // (weight.shape[0] if is_expert else 1)
         quantized += weight.numel() if is_quantized and weight.dim() == 2 else 0
-    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)] or [base]
+    known = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers: list[nn.Module] = [*known] or [base]
     largest = max(layers, key=_num_weights)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     trained = [w.numel() for w in model.parameters() if w.requires_grad]

@@ -1,17 +1,17 @@
 """What a micro-batch takes beside the weights, found by running it on tensors without memory.
 
-The model, its attention and its head are those that train. Attention is that of CPUs: the kernels of
-GPUs are others, and keep the same.
+The model, its attention and its head are those that train. Attention is that of CPUs: GPUs have
+other kernels, which keep the same.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -30,6 +30,11 @@ class Row:
     responses: tuple[int, ...]
     """Tokens of each response, at least 1 each; in padded rows they are of one length."""
 
+    def num_tokens(self, *, is_padded: bool) -> int:
+        """That the model reads."""
+        num_prompts = len(self.responses) if is_padded else 1
+        return num_prompts * self.prompt + sum(self.responses)
+
 
 def working_memory(
     blueprint: Blueprint, row: Row, *, is_autocast: bool, is_recomputed: bool
@@ -46,16 +51,17 @@ def working_memory(
     """
     model = blueprint.model.train()
     _switch_recomputation(model, is_on=is_recomputed)
+    batch = _fake(_batch(row), blueprint)
     with blueprint.fakes:
-        batch = _fake(_batch(row), blueprint)
         for weight in model.parameters():
             weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
-        with _Peak() as peak:
+        with _Peak(_outside(model, batch)) as peak:
             with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
                 found = model(batch=batch, slopes=lambda first, stop, logps: torch.ones_like(logps))
             loss = found["surrogate"] if isinstance(found, dict) else found.sum()
             loss.backward()
-    return peak.most
+    most: int = peak.most
+    return most
 
 
 def _switch_recomputation(model: PreTrainedModel | PeftModel, *, is_on: bool) -> None:
@@ -67,23 +73,29 @@ def _switch_recomputation(model: PreTrainedModel | PeftModel, *, is_on: bool) ->
         model.disable_input_require_grads()
 
 
+def _outside(model: nn.Module, batch: GroupBatch) -> Iterator[Tensor]:
+    """What is there before the pass."""
+    for weight in model.parameters():
+        yield weight
+        if weight.grad is not None:
+            yield weight.grad
+    yield from model.buffers()
+    yield from _tensors(batch).values()
+
+
 class _Peak(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside and still there."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
+    def __init__(self, outside: Iterable[Tensor]) -> None:
+        super().__init__(None)
+        self.most: int = 0
         self._now = 0
-        self._seen = WeakIdKeyDictionary()
+        self._seen = WeakIdKeyDictionary({each.untyped_storage(): None for each in outside})
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         """The operation, after which what it made is counted."""
-        # What it is given may have been made outside.
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self._seen.setdefault(tensor.untyped_storage(), None)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -131,8 +143,11 @@ def _batch(row: Row) -> GroupBatch:
 def _fake(batch: GroupBatch, blueprint: Blueprint) -> GroupBatch:
     """The batch without its content."""
     columns: dict[str, Any] = {
-        field.name: blueprint.fakes.from_tensor(value)
-        for field in fields(batch)
-        if isinstance(value := getattr(batch, field.name), Tensor)
+        name: blueprint.fakes.from_tensor(tensor) for name, tensor in _tensors(batch).items()
     }
     return replace(batch, **columns)
+
+
+def _tensors(batch: GroupBatch) -> dict[str, Tensor]:
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in columns.items() if isinstance(value, Tensor)}

@@ -205,8 +205,10 @@ def _zero3(counts: Counts, split: Split, of_pass: Pass) -> Footprint:
     weights = _share(trained * each.trained + _frozen(counts, each), split)
     gradients = share * each.trained
     # In float32 the weights are their own masters.
-    optimizer = _masters_and_states(share, split) if each.trained < _BYTES_FLOAT32 else (
-        share * split.optimizer.kept(_BYTES_FLOAT32)
+    optimizer = (
+        _masters_and_states(share, split)
+        if each.trained < _BYTES_FLOAT32
+        else (share * split.optimizer.kept(_BYTES_FLOAT32))
     )
     is_offloaded = split.mode == "zero3_offload"
     host = weights + optimizer + share * (each.trained + _BYTES_FLOAT32) if is_offloaded else 0

@@ -8,9 +8,7 @@ from prefopt.ops.logps import tokens_per_tile
 from prefopt.train.footprint import Pass, head_memory
 
 
-def pass_of(
-    blueprint: Blueprint, row: Row, *, is_autocast: bool, is_recomputed: bool
-) -> Pass:
+def pass_of(blueprint: Blueprint, row: Row, *, is_autocast: bool, is_recomputed: bool) -> Pass:
     """The bytes of a micro-batch, of which the head's are told apart by arithmetic.
 
     Args:
@@ -19,9 +17,7 @@ def pass_of(
         is_autocast: whether products run in bfloat16 beside weights of another type.
         is_recomputed: whether there is gradient checkpointing.
     """
-    working = working_memory(
-        blueprint, row, is_autocast=is_autocast, is_recomputed=is_recomputed
-    )
+    working = working_memory(blueprint, row, is_autocast=is_autocast, is_recomputed=is_recomputed)
     config = blueprint.model.config.get_text_config()
     head = head_memory(
         blueprint.counts,

@@ -1,4 +1,4 @@
-"""What an optimiser step holds: some steps drawn from lengths, and split as training splits them."""
+"""What an optimiser step holds: some are drawn from lengths, and split as training splits them."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,9 @@ def mean_tokens(lengths: Lengths, layout: LayoutName) -> Tokens:
     scored = float(responses.sum(axis=1).mean())
     if layout == "shared":
         unique = float(lengths.prompts.mean()) + scored
-        visible = _pairs(prompts).sum(axis=1) + (_pairs(responses) + prompts * responses).sum(axis=1)
+        visible = _pairs(prompts).sum(axis=1) + (_pairs(responses) + prompts * responses).sum(
+            axis=1
+        )
         return Tokens(unique=unique, scored=scored, visible=float(visible.mean()))
     rows = np.where(responses > 0, prompts + responses, 0)
     return Tokens(
@@ -76,7 +78,8 @@ def mean_tokens(lengths: Lengths, layout: LayoutName) -> Tokens:
 
 def _pairs(lengths: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "n k"]:
     """Pairs of a token and one that is not behind it."""
-    return lengths * (lengths + 1) // 2
+    pairs: Int[np.ndarray, "n k"] = lengths * (lengths + 1) // 2
+    return pairs
 
 
 def _longest(lengths: Lengths) -> int:

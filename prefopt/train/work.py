@@ -1,4 +1,4 @@
-"""What a step must multiply, whoever trains it: floating-point operations of prompts and responses."""
+"""What prompts and responses cost in floating-point operations, whoever trains on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ class Tokens:
     @classmethod
     def of(cls, prompt: int, responses: Sequence[int]) -> "Tokens":
         """Those of one group with such lengths."""
-        scored = sum(responses)
+        in_responses = sum(responses)
         inside = sum(n * (n + 1) // 2 for n in (prompt, *responses))
-        return cls(unique=prompt + scored, scored=scored, visible=inside + prompt * scored)
+        numbers = prompt + in_responses, in_responses, inside + prompt * in_responses
+        unique, scored, visible = map(float, numbers)
+        return cls(unique=unique, scored=scored, visible=visible)
 
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(
@@ -29,7 +31,7 @@ class Tokens:
             visible=self.visible + other.visible,
         )
 
-    def times(self, factor: float) -> "Tokens":
+    def times(self, factor: int) -> "Tokens":
         """So many times as many."""
         return Tokens(
             unique=factor * self.unique,

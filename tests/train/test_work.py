@@ -61,9 +61,7 @@ def test_training_is_three_forward_passes():
 
 
 def test_an_adapter_saves_the_gradient_of_frozen_weights():
-    work = Work(
-        num_body_weights=10, num_head_weights=6, attention_width=4, num_adapter_weights=5
-    )
+    work = Work(num_body_weights=10, num_head_weights=6, attention_width=4, num_adapter_weights=5)
 
     products, attention, adapter = 2 * 10 * 6 + 2 * 6 * 4, 4 * 4 * 18, 5 * 6
     expected = 2 * products + 3 * attention + 6 * adapter
