@@ -49,6 +49,7 @@ SHAPES = {
     },
 }
 
+
 def recipe(model: Path, *, is_lora: bool) -> Recipe:
     """Full training with float32 masters, or an adapter on bfloat16 weights."""
     values: dict[str, Any] = {
@@ -94,6 +95,7 @@ def page(results: Mapping[str, Any]) -> str:
     return TEMPLATE.read_text(encoding="utf-8").format(
         reserve=gib(RESERVE),
         measured="\n".join(_measured(results)),
+        remark=_remark(results),
         planned="\n".join(_planned(results)),
         **DEFAULTS,
     )
@@ -122,6 +124,17 @@ def _measured(results: Mapping[str, Any]) -> Iterator[str]:
             f"| {each['name']} | {parts} | {each['total']:,.0f} | {each['measured']:,.0f} | "
             f"{deviation:+.0%} |"
         )
+
+
+def _remark(results: Mapping[str, Any]) -> str:
+    """How much a process has that is not in any part."""
+    alone = [each for each in results["cases"] if ", single, " in each["name"]]
+    more = [each["measured"] - each["total"] for each in alone]
+    return (
+        f"one process alone has {min(more):.0f} to {max(more):.0f} MiB more than predicted, large "
+        "model or small: thread pools, workspaces, libraries that load late. No formula has that, "
+        "and beside a small model it is much."
+    )
 
 
 def _planned(results: Mapping[str, Any]) -> Iterator[str]:

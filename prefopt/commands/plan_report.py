@@ -94,7 +94,7 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     yield from (f"! {note}" for note in plan.notes)
 
 
-def gib(num_bytes: float) -> str:
+def gib(num_bytes: int) -> str:
     """A number of bytes in GiB, without its unit."""
     size = num_bytes / GIB
     return f"{size:.1f}" if size >= 0.05 or size == 0 else "<0.1"

@@ -79,8 +79,8 @@ def stored_dtype(section: ModelSection) -> torch.dtype:
     if section.dtype != "auto":
         found: torch.dtype = getattr(torch, section.dtype)
         return found
-    said: torch.dtype | None = _read_config(section).get_text_config().dtype
-    return torch.float32 if said is None else said
+    said: Any = _read_config(section).get_text_config().dtype
+    return said if isinstance(said, torch.dtype) else torch.float32
 
 
 def draw_up(

@@ -87,7 +87,7 @@ class _Peak(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside and still there."""
 
     def __init__(self, outside: Iterable[Tensor]) -> None:
-        super().__init__(None)
+        TorchDispatchMode.__init__(self)
         self.most: int = 0
         self._now = 0
         self._seen = WeakIdKeyDictionary({each.untyped_storage(): None for each in outside})

@@ -210,6 +210,8 @@ def _zero3(counts: Counts, split: Split, of_pass: Pass) -> Footprint:
         if each.trained < _BYTES_FLOAT32
         else (share * split.optimizer.kept(_BYTES_FLOAT32))
     )
+    # What lies in a bucket is laid out once more, by who owns it.
+    buckets = split.bucket + min(split.bucket, trained)
     is_offloaded = split.mode == "zero3_offload"
     host = weights + optimizer + share * (each.trained + _BYTES_FLOAT32) if is_offloaded else 0
     return Footprint(
@@ -219,7 +221,7 @@ def _zero3(counts: Counts, split: Split, of_pass: Pass) -> Footprint:
         reference=_share(split.reference_weights * each.stored, split),
         activations=of_pass.activations,
         head=of_pass.head,
-        engine=min(total, _MOST_GATHERED) * each.stored + split.bucket * each.trained,
+        engine=min(total, _MOST_GATHERED) * each.stored + buckets * each.trained,
         step=0 if is_offloaded else min(share, _SUB_GROUP) * _BYTES_FLOAT32,
         host=host,
     )
@@ -236,7 +238,7 @@ def _fsdp2(counts: Counts, split: Split, of_pass: Pass) -> Footprint:
     gathered = (_LAYERS_GATHERED * layer + counts.head) * each.stored
     return Footprint(
         weights=of_share + _share(_frozen(counts, stored), split),
-        gradients=of_share + (trained * each.trained if is_whole else 0),
+        gradients=max(of_share, trained * each.trained) if is_whole else of_share,
         optimizer=share * split.optimizer.kept(master),
         reference=_share(split.reference_weights * stored.stored, split),
         activations=of_pass.activations,

@@ -54,7 +54,8 @@ def modes_of(printed: str) -> dict[str, dict]:
     return {each["mode"]: each for each in json.loads(printed)["modes"]}
 
 
-def test_all_modes_stand_side_by_side(plan):
+def test_all_modes_stand_side_by_side(plan, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     printed = plan("--gpus", "4")
 
     head = printed.splitlines()
