@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
+from prefopt.errors import UserError
 from prefopt.models.blueprint import Blueprint
+from prefopt.models.tokenizer import first_line
 from prefopt.types import GroupBatch, Layout
 
 
@@ -48,6 +50,9 @@ def working_memory(
         row: the micro-batch.
         is_autocast: whether products run in bfloat16 beside weights of another type.
         is_recomputed: whether the layers run again in the backward pass (gradient checkpointing).
+
+    Raises:
+        UserError: if an operation of the model needs content, as routing to experts does.
     """
     model = blueprint.model.train()
     _switch_recomputation(model, is_on=is_recomputed)
@@ -55,13 +60,23 @@ def working_memory(
     with blueprint.fakes:
         for weight in model.parameters():
             weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
-        with _Peak(_outside(model, batch)) as peak:
-            with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
-                found = model(batch=batch, slopes=lambda first, stop, logps: torch.ones_like(logps))
-            loss = found["surrogate"] if isinstance(found, dict) else found.sum()
-            loss.backward()
+        try:
+            with _Peak(_outside(model, batch)) as peak:
+                _forward_and_backward(model, batch, is_autocast=is_autocast)
+        except RuntimeError as error:
+            raise UserError(
+                f"model.path: a pass of {type(model).__name__} cannot be run without memory, so "
+                f"there is no plan for it: {first_line(error)}"
+            ) from error
     most: int = peak.most
     return most
+
+
+def _forward_and_backward(model: nn.Module, batch: GroupBatch, *, is_autocast: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+        found = model(batch=batch, slopes=lambda first, stop, logps: torch.ones_like(logps))
+    loss = found["surrogate"] if isinstance(found, dict) else found.sum()
+    loss.backward()
 
 
 def _switch_recomputation(model: PreTrainedModel | PeftModel, *, is_on: bool) -> None:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import MixtralConfig
 
+from prefopt.errors import UserError
 from prefopt.models.blueprint import draw_up
 from prefopt.models.dry_run import Row, working_memory
 from prefopt.models.section import AdapterSection, ModelSection
@@ -84,6 +86,21 @@ def test_padded_rows_take_as_much_as_a_flat_row_of_as_many_tokens(folders):
     padded = per_layer(folders, row=rows, layout="padded")
 
     assert padded == pytest.approx(per_layer(folders), rel=0.1)
+
+
+def test_a_model_whose_pass_needs_content_is_refused(tmp_path):
+    MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    ).save_pretrained(tmp_path)
+
+    with pytest.raises(UserError, match=r"a pass of MixtralForCausalLM cannot be run without"):
+        working(tmp_path)
 
 
 def test_a_blueprint_can_run_again(folders):
