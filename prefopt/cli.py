@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefopt import __version__
+from prefopt.cli_cache import cache
 from prefopt.errors import UserError
 
 _USER_ERROR_EXIT_CODE = 2
@@ -61,15 +62,6 @@ Overrides = Annotated[
         metavar="[KEY.SUB=VALUE]...",
         show_default=False,
         help="Recipe values to change, e.g. objective.beta=0.2; checked as in the file.",
-    ),
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        file_okay=False,
-        show_default=False,
-        help="The cache folder, data.cache_dir of recipes; without it $PREFOPT_CACHE or "
-        "~/.cache/prefopt.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -145,6 +137,50 @@ def validate(
 
 
 @app.command()
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs, over all machines.")] = 1,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[single|ddp|zero1|zero2|zero3|zero3_offload|fsdp2]",
+            show_default=False,
+            help="How they share the run; without it all modes, side by side.",
+        ),
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option(help="Memory of a GPU in GiB.")] = 80.0,
+    peak_tflops: Annotated[
+        float,
+        typer.Option(
+            help="What a GPU computes by its data sheet, in dense bfloat16: 989.4 is an H100 SXM."
+        ),
+    ] = 989.4,
+    utilization: Annotated[
+        float,
+        typer.Option(
+            help="Share of that which training is assumed to reach. torchtitan reports 0.33 to "
+            "0.39 for Llama 3.1 8B on 8 H100 under FSDP."
+        ),
+    ] = 0.35,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take on so many GPUs: memory, time, communication; loads no weights."""
+    from prefopt.commands import plan as command
+
+    command.run(
+        recipe,
+        overrides or [],
+        mode,
+        num_gpus=gpus,
+        gpu_memory=gpu_memory,
+        peak_tflops=peak_tflops,
+        utilization=utilization,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def objectives(
     names: Annotated[
         list[str] | None,
@@ -205,48 +241,7 @@ def schema(
     command.run(output)
 
 
-cache = typer.Typer(
-    help="List, check and remove what was computed once and kept: tokens, reference log-probs.",
-    no_args_is_help=True,
-)
 app.add_typer(cache, name="cache")
-
-
-@cache.command("list")
-def cache_list(cache_dir: CacheDir = None) -> None:
-    """List what the cache holds, with how much of it is there, size and age."""
-    from prefopt.commands import cache as command
-
-    command.show(cache_dir)
-
-
-@cache.command("verify")
-def cache_verify(cache_dir: CacheDir = None) -> None:
-    """Read all reference log-probs and compare their checksums."""
-    from prefopt.commands import cache as command
-
-    command.verify(cache_dir)
-
-
-@cache.command("prune")
-def cache_prune(
-    keys: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY]...", show_default=False, help="Entries to remove, as listed."
-        ),
-    ] = None,
-    days: Annotated[
-        float | None,
-        typer.Option(min=0, show_default=False, help="Remove what was written longer ago."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
-    cache_dir: CacheDir = None,
-) -> None:
-    """Remove what is incomplete or damaged; or what is named, older, or all. Asks nothing."""
-    from prefopt.commands import cache as command
-
-    command.prune(keys or [], days, everything, cache_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -151,7 +151,7 @@ class Turns(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Ready: says what memory is taken before the first step."""
-        _forget_peak(self._is_cuda)
+        forget_peak(self._is_cuda)
         if self._connection is not None:
             self._connection.send(memory(self._is_cuda))
         self._wait()
@@ -190,7 +190,7 @@ class Turns(TrainerCallback):
         raise Stop
 
 
-def _forget_peak(is_cuda: bool) -> None:
+def forget_peak(is_cuda: bool) -> None:
     """Count from here, without what earlier checks have left behind."""
     gc.collect()
     if is_cuda:

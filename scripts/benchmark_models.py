@@ -1,8 +1,7 @@
 """Random models of known shapes, and the work that they must cost."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from prefopt.train.work import Tokens, Work
+
 _QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 _LLAMA = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256}
 _SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], tuple[int, int, int, int]]] = {
@@ -32,34 +33,6 @@ _SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], tuple[int, int,
 """Configuration class, what differs from `model_config`, and hidden size, width of the MLP, layers
 and heads. Of those with -lora an adapter is trained; the tiny ones are for trying out."""
 SIZES = tuple(_SHAPES)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """What a model must multiply, whoever trains it."""
-
-    num_body_weights: int
-    """Weights of matrix products but the embedding and the output projection."""
-    num_head_weights: int
-    """hidden * vocabulary."""
-    attention_width: int
-    """layers * heads * head size."""
-    num_adapter_weights: int = 0
-    """0: the weights themselves are trained."""
-
-    def floating_point_operations(self, groups: Sequence[Group]) -> float:
-        """Of one forward and backward pass over shared prompts, without padding or recomputation.
-
-        The reference counts nothing: it can be computed once and for all.
-        """
-        unique = sum(group.num_unique_tokens for group in groups)
-        scored = sum(sum(group.responses) for group in groups)
-        visible = sum(group.num_visible_pairs for group in groups)
-        products = 2 * self.num_body_weights * unique + 2 * self.num_head_weights * scored
-        attention = 4 * self.attention_width * visible
-        if self.num_adapter_weights:
-            return 2 * products + 3 * attention + 6 * self.num_adapter_weights * unique
-        return 3 * (products + attention)
 
 
 def model_config(size: str) -> PreTrainedConfig:
@@ -103,6 +76,12 @@ def linear_shapes(size: str) -> list[tuple[int, int]]:
     head = model.get_output_embeddings()
     body = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     return [tuple(layer.weight.shape) for layer in (*body, head)]
+
+
+def tokens_of(groups: Iterable[Group]) -> Tokens:
+    """Those of all groups together."""
+    nothing = Tokens(unique=0.0, scored=0.0, visible=0.0)
+    return sum((Tokens.of(group.prompt, group.responses) for group in groups), start=nothing)
 
 
 def work_of(size: str, lora_rank: int = 0) -> Work:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from benchmark_arms import ARMS, LORA_RANK, Evidence, Job, Turn, divisor_up_to
 from benchmark_gate import BFLOAT16, FLOAT32, compare, objections, wrong_path
-from benchmark_models import linear_shapes, save_model, work_of
+from benchmark_models import linear_shapes, save_model, tokens_of, work_of
 from benchmark_numbers import LEAST_REPEATS, all_ratios, cache_numbers, quiet_repeats, rates, roof
 from benchmark_process import Process
 from benchmark_workloads import Workload, load_workloads, write_rows
@@ -248,7 +248,7 @@ class _Measurement:
         used = quiet if is_quiet else list(range(len(roofs) - 1))
         totals = {name: [sum(each[i].seconds) for i in used] for name, each in turns.items()}
         rank = LORA_RANK if self.protocol.is_lora else 0
-        operations = work_of(self.protocol.size, rank).floating_point_operations(groups)
+        operations = work_of(self.protocol.size, rank).training(tokens_of(groups))
         arms = {
             name: {
                 "what": job.arm.what,

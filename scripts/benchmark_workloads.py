@@ -39,12 +39,6 @@ class Group:
         """Real tokens, the prompt once for each response."""
         return len(self.responses) * self.prompt + sum(self.responses)
 
-    @property
-    def num_visible_pairs(self) -> int:
-        """Pairs of a token and one that it attends to, itself included, each once."""
-        inside = sum(n * (n + 1) // 2 for n in (self.prompt, *self.responses))
-        return inside + self.prompt * sum(self.responses)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:

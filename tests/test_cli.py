@@ -27,12 +27,22 @@ def run(*arguments: str) -> int:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What each command was called with; none of them runs."""
     recorded: Calls = []
-    names = ("train", "precompute", "validate", "objectives", "demo", "merge", "schema", "cache")
+    names = (
+        "train",
+        "precompute",
+        "validate",
+        "plan",
+        "objectives",
+        "demo",
+        "merge",
+        "schema",
+        "cache",
+    )
     for name in names:
         parts = {"run": name, "show": "list", "verify": "verify", "prune": "prune"}
         called = {
-            part: lambda *given, as_name=name if part == "run" else f"{name} {word}": (
-                recorded.append((as_name, *given))
+            part: lambda *given, as_name=name if part == "run" else f"{name} {word}", **named: (
+                recorded.append((as_name, *given, *named.values()))
             )
             for part, word in parts.items()
         }
@@ -64,6 +74,11 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         ("validate r.yaml a=1", ("validate", "r.yaml", ["a=1"], 3, False)),
         ("validate r.yaml --show 0 --json", ("validate", "r.yaml", [], 0, True)),
         ("precompute r.yaml a=1", ("precompute", "r.yaml", ["a=1"])),
+        ("plan r.yaml a=1", ("plan", "r.yaml", ["a=1"], None, 1, 80.0, 989.4, 0.35, False)),
+        (
+            "plan r.yaml --gpus 8 --mode ddp",
+            ("plan", "r.yaml", [], "ddp", 8, 80.0, 989.4, 0.35, False),
+        ),
         ("cache list", ("cache list", None)),
         ("cache list --cache-dir c", ("cache list", "c")),
         ("cache verify", ("cache verify", None)),
@@ -131,7 +146,7 @@ def test_ctrl_c_says_so_and_exits_as_a_shell_expects(
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
-@pytest.mark.parametrize("command", ["train", "precompute", "validate", "merge"])
+@pytest.mark.parametrize("command", ["train", "precompute", "validate", "plan", "merge"])
 def test_a_missing_argument_is_a_usage_error(
     command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
 ):
@@ -141,7 +156,7 @@ def test_a_missing_argument_is_a_usage_error(
     assert calls == []
 
 
-COMMANDS = ["train", "precompute", "validate", "objectives", "demo", "merge", "schema"]
+COMMANDS = ["train", "precompute", "validate", "plan", "objectives", "demo", "merge", "schema"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "cache list", "cache verify", "cache prune"])

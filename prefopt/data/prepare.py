@@ -31,7 +31,7 @@ class PreparedData:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Opened:
+class OpenedSource:
     """A source whose rows can be read."""
 
     section: SourceSection
@@ -89,7 +89,7 @@ def prepare_data(
     encoder = Encoder(tokenizer)
     held_out = section.evaluation
     own = () if held_out is None or held_out.sources is None else held_out.sources
-    opened = _open([*section.sources, *own], num_train=len(section.sources))
+    opened = open_sources([*section.sources, *own], num_train=len(section.sources))
     # All rows are read before any is tokenised: mistakes in the data show early.
     report = on_progress or _silent
     records = [_records(source, section, report) for source in opened]
@@ -114,7 +114,12 @@ def _silent(what: str, done: int, total: int | None) -> None:
     """Report nothing."""
 
 
-def _open(sources: Sequence[SourceSection], num_train: int) -> list[_Opened]:
+def open_sources(sources: Sequence[SourceSection], num_train: int) -> list[OpenedSource]:
+    """Sources with names that no other one has, those to train on first.
+
+    Raises:
+        UserError: if one is not there, is empty or says something without effect.
+    """
     opened = []
     used: Counter[str] = Counter()
     for number, source in enumerate(sources):
@@ -126,11 +131,11 @@ def _open(sources: Sequence[SourceSection], num_train: int) -> list[_Opened]:
         for part in parts:
             used[part.name] += 1
             names.append(part.name if used[part.name] == 1 else f"{part.name}#{used[part.name]}")
-        opened.append(_Opened(section=source, key=key, parts=parts, part_names=tuple(names)))
+        opened.append(OpenedSource(section=source, key=key, parts=parts, part_names=tuple(names)))
     return opened
 
 
-def _records(source: _Opened, section: DataSection, report: OnProgress) -> RecordFile:
+def _records(source: OpenedSource, section: DataSection, report: OnProgress) -> RecordFile:
     return load_records(
         source.section,
         source.parts,
@@ -143,7 +148,7 @@ def _records(source: _Opened, section: DataSection, report: OnProgress) -> Recor
 
 
 def _tokens(
-    source: _Opened,
+    source: OpenedSource,
     records: RecordFile,
     section: DataSection,
     encoder: Encoder,

@@ -145,13 +145,19 @@ def load_records(
     Raises:
         UserError: at the first unusable row, or if there is no record.
     """
-    settings = source.model_dump(include={"format", "columns", "as_messages"})
-    identity = [_VERSION, settings, invalid, [[part.name, part.fingerprint] for part in parts]]
-    name = digest(json.dumps(identity, sort_keys=True))
     reader = make_reader(source, parts, key)
     builder = _Builder(reader=reader, parts=parts, drop=invalid == "drop", on_rows=on_rows)
-    folder = build_once(cache / "records" / name, builder.build)
+    folder = build_once(records_folder(source, parts, invalid=invalid, cache=cache), builder.build)
     return RecordFile(folder, part_names)
+
+
+def records_folder(
+    source: SourceSection, parts: tuple[Part, ...], *, invalid: str, cache: Path
+) -> Path:
+    """Where the cache has the records of a source, or will have them."""
+    settings = source.model_dump(include={"format", "columns", "as_messages"})
+    identity = [_VERSION, settings, invalid, [[part.name, part.fingerprint] for part in parts]]
+    return cache / "records" / digest(json.dumps(identity, sort_keys=True))
 
 
 @dataclass(kw_only=True)

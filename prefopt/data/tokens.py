@@ -41,9 +41,6 @@ def load_tokens(
     Raises:
         UserError: if a record cannot be tokenised, or all of them are dropped.
     """
-    # Names are part of a record's id, which `best_random` draws by.
-    names = records.part_names if options.keep == "best_random" else ()
-    identity = f"{_VERSION} {records.key} {encoder.fingerprint()} {options!r} {names}"
 
     def build(folder: Path) -> None:
         counts: Counter[str] = Counter()
@@ -58,8 +55,18 @@ def load_tokens(
                 raise UserError(_nothing_left(records, counts["records"], longest, options))
             writer.finish(counts)
 
-    folder = cache / "tokens" / digest(identity)
+    folder = tokens_folder(records, encoder, options, cache)
     return Shard(build_once(folder, build), records.part_names)
+
+
+def tokens_folder(
+    records: RecordFile, encoder: Encoder, options: TokenOptions, cache: Path
+) -> Path:
+    """Where the cache has the tokens of a source, or will have them."""
+    # Names are part of a record's id, which `best_random` draws by.
+    names = records.part_names if options.keep == "best_random" else ()
+    identity = f"{_VERSION} {records.key} {encoder.fingerprint()} {options!r} {names}"
+    return cache / "tokens" / digest(identity)
 
 
 def _nothing_left(records: RecordFile, total: int, longest: int, options: TokenOptions) -> str:

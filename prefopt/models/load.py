@@ -131,12 +131,21 @@ def load_causal_lm(section: ModelSection, key: str = "model.path") -> PreTrained
             f"{key}: {section.path} lacks {len(missing)} weights of a {type(model).__name__}, "
             f"such as {min(missing)}. Give a whole causal language model."
         )
+    _keep_4_bit_layers_differentiable(model)
+    prepare_for_scoring(model, section)
+    return model
+
+
+def prepare_for_scoring(model: PreTrainedModel, section: ModelSection) -> None:
+    """Give a model its log-prob head in the layout it can have, and take away its dropout.
+
+    Raises:
+        UserError: if the section asks for a layout that the model cannot have.
+    """
     if not section.dropout:
         _switch_dropout_off(model)
-    _keep_4_bit_layers_differentiable(model)
     layout, why_padded = choose_layout(model, section)
     install_logp_head(model, layout, why_padded)
-    return model
 
 
 def _check_model_folder(path: str, key: str, way_out: str) -> None:
@@ -167,6 +176,17 @@ def _add_adapter(
                 f"adapter.path: {adapter.path} does not fit model.path. {first_line(error)}"
             ) from error
         return peft_model
+    return add_new_adapter(model, adapter, model_revision)
+
+
+def add_new_adapter(
+    model: PreTrainedModel, adapter: AdapterSection, model_revision: str | None
+) -> PeftModel:
+    """The model with an adapter that starts at nothing.
+
+    Raises:
+        UserError: if there are no such layers.
+    """
     config = LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.alpha,
