@@ -13,7 +13,7 @@ import typer
 
 from prefopt import __version__
 from prefopt.cli_group import Prefopt
-from prefopt.train.failures import speak_first_and_leave
+from prefopt.train.failures import first_one_speaks
 from prefopt.train.signals import SIGNALS
 
 app = typer.Typer(
@@ -263,8 +263,8 @@ def cache_prune(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments`, those of the process by default, and exit."""
     _hush_imports()
-    speak_first_and_leave()
-    app(args=None if arguments is None else list(arguments), prog_name="prefopt")
+    with first_one_speaks():
+        app(args=None if arguments is None else list(arguments), prog_name="prefopt")
 
 
 def _hush_imports() -> None:

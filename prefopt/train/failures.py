@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 
 SECONDS_FOR_FIRST = 5.0
 """How long those that fail later stay, so that the launcher sees the first one leave first."""
@@ -60,21 +61,21 @@ def leave(exit_code: int) -> None:
         os._exit(exit_code)
 
 
-def speak_first_and_leave() -> None:
-    """Let an error that nobody catches end this process, and let only the first one explain it."""
-    if is_launched():
-        sys.excepthook = _end
-
-
-def _end(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    if leaves_first():
-        lines = "".join(traceback.format_exception(kind, error, where))
-        _say(f"process {rank()} failed:\n{lines}")
-    else:
-        last = traceback.format_exception_only(kind, error)[-1].strip().partition("\n")[0]
-        _say(f"process {rank()} ends after another one, with {last}\n")
-        time.sleep(SECONDS_FOR_FIRST)
-    leave(1)
+@contextmanager
+def first_one_speaks() -> Iterator[None]:
+    """End a process of a launch by an error that nobody catches; only the first one explains it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_launched():
+            raise
+        if leaves_first():
+            _say(f"process {rank()} failed:\n{''.join(traceback.format_exception(error))}")
+        else:
+            last = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+            _say(f"process {rank()} ends after another one, with {last}\n")
+            time.sleep(SECONDS_FOR_FIRST)
+        leave(1)
 
 
 def _say(text: str) -> None:
