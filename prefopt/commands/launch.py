@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import prefopt
 from prefopt.errors import UserError, did_you_mean
-from prefopt.train.signals import REASONS, Stopped, StopReason
+from prefopt.train.signals import REASONS, SECONDS_OF_ONE_SIGNAL, Stopped, StopReason
 
 # In an installed package these are the files of recipes/accelerate.
 _CONFIGURATIONS = Path(prefopt.__file__).parent / "launch"
@@ -37,7 +37,6 @@ _OF_A_NODE = {
     "main_process_port": "MASTER_PORT",
 }
 """Keys of a configuration for several machines, and what says them where a job runs."""
-_SECONDS_OF_ONE_SIGNAL = 1.0
 
 
 def run(configuration: str | None, num_processes: int | None, arguments: list[str]) -> int:
@@ -166,7 +165,7 @@ class _Launch:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         processes = psutil.Process().children()
-        is_second = self._asked and time.monotonic() - self._asked_at > _SECONDS_OF_ONE_SIGNAL
+        is_second = self._asked and time.monotonic() - self._asked_at > SECONDS_OF_ONE_SIGNAL
         if self._asked is None:
             self._asked, self._asked_at = REASONS[signal.Signals(number)], time.monotonic()
         if not processes:

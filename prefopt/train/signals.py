@@ -17,8 +17,8 @@ STOPPED_EXIT_CODE = os.EX_TEMPFAIL
 """75, which sysexits.h calls a temporary failure: `try again later`. Neither Python, torchrun nor a
 shell leaves with it on its own account."""
 _INTERRUPTED_EXIT_CODE = 128 + signal.SIGINT
-# A terminal and a launcher may both pass on one and the same key press.
-_SECONDS_OF_ONE_SIGNAL = 1.0
+SECONDS_OF_ONE_SIGNAL = 1.0
+"""Within this time a terminal and a launcher may pass on one and the same key press."""
 
 
 class StopReason(Enum):
@@ -95,7 +95,7 @@ class Signals:
                     f"{signal.Signals(number).name} before the first step: nothing to save.",
                     has_saved=False,
                 )
-        elif time.monotonic() - self._asked_at > _SECONDS_OF_ONE_SIGNAL:
+        elif time.monotonic() - self._asked_at > SECONDS_OF_ONE_SIGNAL:
             sys.stderr.flush()
             os._exit(self.asked.exit_code)
 
