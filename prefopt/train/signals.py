@@ -65,6 +65,7 @@ class Signals:
         self.asked: StopReason | None = None
         self._asked_at = 0.0
         self._is_kept = False
+        self._stopped: Stopped | None = None
         self._listener = 0
 
     @contextmanager
@@ -74,10 +75,15 @@ class Signals:
         before = {number: signal.signal(number, self._handle) for number in REASONS}
         try:
             yield
+        except Exception as error:
+            # A library that was being imported may have made an error of its own of it.
+            if self._stopped is not None:
+                raise self._stopped from error
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.asked = None
+            self.asked = self._stopped = None
 
     def keep(self) -> None:
         """From now on leave a signal to whoever looks at `asked`."""
@@ -90,11 +96,9 @@ class Signals:
         if self.asked is None:
             self.asked, self._asked_at = reason, time.monotonic()
             if not self._is_kept:
-                raise Stopped(
-                    reason,
-                    f"{signal.Signals(number).name} before the first step: nothing to save.",
-                    has_saved=False,
-                )
+                line = f"{signal.Signals(number).name} before the first step: nothing to save."
+                self._stopped = Stopped(reason, line, has_saved=False)
+                raise self._stopped
         elif time.monotonic() - self._asked_at > SECONDS_OF_ONE_SIGNAL:
             sys.stderr.flush()
             os._exit(self.asked.exit_code)

@@ -50,6 +50,18 @@ def test_during_training_a_signal_is_kept(number: signal.Signals):
         assert SIGNALS.asked is reason
 
 
+def raise_another_error() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("no such module") from error
+
+
+def test_an_error_that_a_library_makes_of_it_is_no_error():
+    with pytest.raises(Stopped), SIGNALS.heard():
+        raise_another_error()
+
+
 @pytest.mark.parametrize(("first", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_a_second_signal_ends_the_process_at_once(first: str, code: int):
     done = in_a_process(f"""
@@ -68,9 +80,13 @@ def test_a_second_signal_ends_the_process_at_once(first: str, code: int):
 def test_a_forked_worker_goes_without_a_word():
     done = in_a_process("""
         with SIGNALS.heard():
+            read, write = os.pipe()
             child = os.fork()
             if child == 0:
+                os.write(write, b"ready")
                 time.sleep(20)
+                os._exit(1)
+            os.read(read, 5)
             os.kill(child, signal.SIGTERM)
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             print(SIGNALS.asked)
