@@ -4,48 +4,21 @@ Every command imports its module inside its body, so that `prefopt --help` never
 """
 
 import logging
-import os
-import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from prefopt import __version__
 from prefopt.cli_cache import cache
-from prefopt.errors import UserError
-
-_USER_ERROR_EXIT_CODE = 2
-_SECONDS_FOR_FIRST_PROCESS = 5.0
-_INTERRUPTED_EXIT_CODE = 130  # what a shell reports for SIGINT
-
-
-class _Prefopt(TyperGroup):
-    """The group of all commands, with the error line and the optional value of `--resume`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parsed arguments, after a bare `--resume` got its value."""
-        return super().parse_args(ctx, _spell_out_resume(args))
-
-    def invoke(self, ctx: Any) -> Any:
-        """What the command returns; a mistake of the user becomes one line and exit code 2."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _say_error(str(error))
-            raise typer.Exit(_USER_ERROR_EXIT_CODE) from error
-        except KeyboardInterrupt as interrupt:
-            if int(os.environ.get("RANK", "0")) == 0:
-                typer.secho("Interrupted.", fg=typer.colors.YELLOW, file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED_EXIT_CODE) from interrupt
-
+from prefopt.cli_group import Prefopt
+from prefopt.train.failures import first_one_speaks
+from prefopt.train.signals import SIGNALS
 
 app = typer.Typer(
-    cls=_Prefopt,
+    cls=Prefopt,
     help="Train language models on preferences: pairwise and listwise objectives on one core.",
     no_args_is_help=True,
     add_completion=False,
@@ -62,6 +35,25 @@ Overrides = Annotated[
         metavar="[KEY.SUB=VALUE]...",
         show_default=False,
         help="Recipe values to change, e.g. objective.beta=0.2; checked as in the file.",
+    ),
+]
+Configuration = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerate",
+        metavar="NAME|FILE",
+        show_default=False,
+        help="Start processes as this launch configuration says: single, ddp, fsdp2, zero1, zero2, "
+        "zero3, zero3_offload, zero3_multinode, or a YAML file of accelerate.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default=False,
+        help="How many processes, over all machines; by default one per GPU, and what the "
+        "configuration says where there is none.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -102,25 +94,44 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete what the output folder holds and start.")
     ] = False,
+    accelerate: Configuration = None,
+    processes: Processes = None,
 ) -> None:
     """Train a policy as the recipe says.
 
-    On several processes: accelerate launch [--config_file ...] -m prefopt train RECIPE
+    SIGTERM, SIGUSR1, Ctrl-C and training.max_minutes save a checkpoint after the running step and
+    leave with exit code 75, Ctrl-C with 130.
     """
-    from prefopt.commands import train as command
+    flags = ["--overwrite"] * overwrite + ([] if resume is None else ["--resume", resume])
+    _launch(accelerate, processes, ["train", str(recipe), *(overrides or []), *flags])
+    with SIGNALS.heard():
+        from prefopt.commands import train as command
 
-    command.run(recipe, overrides or [], resume, overwrite)
+        command.run(recipe, overrides or [], resume, overwrite)
 
 
 @app.command()
-def precompute(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Compute the reference log-probs that training would use, and keep them.
+def precompute(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    accelerate: Configuration = None,
+    processes: Processes = None,
+) -> None:
+    """Compute the reference log-probs that training would use, and keep them."""
+    _launch(accelerate, processes, ["precompute", str(recipe), *(overrides or [])])
+    with SIGNALS.heard():
+        from prefopt.commands import precompute as command
 
-    On several processes: accelerate launch [--config_file ...] -m prefopt precompute RECIPE
-    """
-    from prefopt.commands import precompute as command
+        command.run(recipe, overrides or [])
 
-    command.run(recipe, overrides or [])
+
+def _launch(configuration: str | None, processes: int | None, arguments: list[str]) -> None:
+    """Run prefopt with these arguments on several processes, if that is asked for, and exit."""
+    if configuration is None and processes is None:
+        return
+    from prefopt.commands import launch as command
+
+    raise typer.Exit(command.run(configuration, processes, arguments))
 
 
 @app.command()
@@ -247,7 +258,8 @@ app.add_typer(cache, name="cache")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments`, those of the process by default, and exit."""
     _hush_imports()
-    app(args=None if arguments is None else list(arguments), prog_name="prefopt")
+    with first_one_speaks():
+        app(args=None if arguments is None else list(arguments), prog_name="prefopt")
 
 
 def _hush_imports() -> None:
@@ -257,32 +269,3 @@ def _hush_imports() -> None:
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: "Setting accelerator to CPU" not in record.getMessage()
     )
-
-
-def _spell_out_resume(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `auto` after each `--resume` that no path follows."""
-    spelled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        spelled.append(argument)
-        if argument == "--resume" and not _is_resume_value(following):
-            spelled.append("auto")
-    return spelled
-
-
-def _is_resume_value(argument: str) -> bool:
-    is_recipe = argument.endswith((".yaml", ".yml"))
-    is_override = "=" in argument
-    return bool(argument) and not (argument.startswith("-") or is_recipe or is_override)
-
-
-def _say_error(message: str) -> None:
-    """Print the error line once, although every process of a run may come to the same error.
-
-    A launcher ends all processes when the first one fails. So the others let the first one speak,
-    and who is still there after a while has an error of its own.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    if rank > 0:
-        time.sleep(_SECONDS_FOR_FIRST_PROCESS)
-    of_process = f" (process {rank})" if rank > 0 else ""
-    typer.secho(f"error{of_process}: {message}", fg=typer.colors.RED, file=sys.stderr)

@@ -11,6 +11,7 @@ import prefopt.commands
 from prefopt import __version__
 from prefopt.cli import main
 from prefopt.errors import UserError
+from prefopt.train.signals import Stopped, StopReason
 
 Calls = list[tuple[Any, ...]]
 
@@ -122,7 +123,7 @@ def test_an_error_of_another_process_alone_names_the_process(
 ):
     fail_with(UserError("anything"), monkeypatch)
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setattr("prefopt.cli._SECONDS_FOR_FIRST_PROCESS", 0.0)
+    monkeypatch.setattr("prefopt.cli_group.SECONDS_FOR_FIRST", 0.0)
 
     assert run("objectives") == 2
 
@@ -144,6 +145,60 @@ def test_ctrl_c_says_so_and_exits_as_a_shell_expects(
     assert run("objectives") == 130
 
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [(StopReason.SIGNAL, 75), (StopReason.TIME_LIMIT, 75), (StopReason.INTERRUPT, 130)],
+)
+def test_a_stopped_command_says_so_and_leaves_with_a_code_of_its_own(
+    reason: StopReason,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    fail_with(Stopped(reason, "after step 3.", has_saved=True), monkeypatch)
+
+    assert run("objectives") == code
+
+    assert capsys.readouterr().err == f"Stopped after step 3. Exit code {code}.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (
+            "train --accelerate zero3 r.yaml a.b=1 --resume",
+            ("zero3", None, ["train", "r.yaml", "a.b=1", "--resume", "auto"]),
+        ),
+        (
+            "train r.yaml --accelerate my/own.yaml --processes 4 --overwrite",
+            ("my/own.yaml", 4, ["train", "r.yaml", "--overwrite"]),
+        ),
+        ("train r.yaml --processes 4", (None, 4, ["train", "r.yaml"])),
+        (
+            "precompute r.yaml a=1 --accelerate ddp --processes 2",
+            ("ddp", 2, ["precompute", "r.yaml", "a=1"]),
+        ),
+    ],
+)
+def test_a_launch_gets_the_arguments_and_gives_its_exit_code(
+    arguments: str, call: tuple[Any, ...], calls: Calls, monkeypatch: pytest.MonkeyPatch
+):
+    launches: Calls = []
+    command = SimpleNamespace(run=lambda *given: launches.append(given) or 75)
+    monkeypatch.setattr(prefopt.commands, "launch", command, raising=False)
+
+    assert run(*arguments.split()) == 75
+
+    assert launches == [call]
+    assert calls == []
+
+
+def test_a_launch_of_no_process_is_refused(calls: Calls, capsys: pytest.CaptureFixture[str]):
+    assert run("train", "r.yaml", "--accelerate", "ddp", "--processes", "0") == 2
+
+    assert "--processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "precompute", "validate", "plan", "merge"])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ from prefopt.train.run_folder import (
     installed_versions,
     open_run,
 )
+from prefopt.train.signals import Stopped
+from prefopt.train.stopping import StopAgreement
 from prefopt.train.trainer import PreferenceTrainer
 
 # Log entries that describe the run, not the model.
@@ -57,7 +60,12 @@ _NO_RESULTS |= {"train_runtime", "train_steps_per_second", "grad_norm"}
 
 def run(recipe_path: Path, overrides: Sequence[str], resume: str | None, overwrite: bool) -> None:
     """Train what the recipe says, on all processes of the launch; see `train`."""
-    train(load_recipe(recipe_path, overrides), resume=resume, overwrite=overwrite)
+    try:
+        train(load_recipe(recipe_path, overrides), resume=resume, overwrite=overwrite)
+    except Stopped as stopped:
+        if stopped.has_saved:
+            _part()
+        raise
     leave_together()
 
 
@@ -67,15 +75,19 @@ def leave_together() -> None:
     While gloo is taken down a process now and then aborts on its way out, with nothing left to do.
     A launcher ends all others for that, so those that hold nothing skip that way.
     """
-    state = PartialState()
-    rank = state.process_index
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    state.destroy_process_group()
+    rank = PartialState().process_index
+    _part()
     if rank > 0:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _part() -> None:
+    """Close the connections between processes, on all of them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    PartialState().destroy_process_group()
 
 
 def train(
@@ -93,6 +105,7 @@ def train(
     Raises:
         UserError: for a mistake that the user can mend.
     """
+    began = time.monotonic()
     if not sys.stderr.isatty():
         # In a log file every step of a bar is a line.
         transformers_logging.disable_progress_bar()
@@ -125,6 +138,7 @@ def train(
     identity = identity_of(recipe, reference) if reference is not None else None
     on_first_process(lambda: open_run(folder, resolved, fingerprints, checkpoint))
     use_cache = policy.config.use_cache
+    progress = ProgressReport()
     trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
@@ -133,7 +147,8 @@ def train(
         train_dataset=training_steps(recipe, arguments, data, layout),
         eval_dataset=held_out_steps(recipe, arguments, data, layout),
         tokenizer=tokenizer,
-        callbacks=_callbacks(recipe),
+        callbacks=[*_callbacks(recipe), progress],
+        stop=StopAgreement(_end_of_time(recipe, began)),
     )
     trainer.remove_callback(PrinterCallback)
     # The Trainer switches the cache off for training, where scoring never uses it; a saved model
@@ -147,7 +162,11 @@ def train(
         ReferenceStart(trainer, section, identity, began_cached=began_cached, say=_say)
     if checkpoint is not None:
         _go_on(trainer, checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        # A process of a launch that fails is ended without the usual way out.
+        progress.close()
     with a_full_disk_is_one_line(recipe.training.output_dir / "model"):
         _save(trainer, recipe)
     return trainer
@@ -157,6 +176,14 @@ def _say(line: str) -> None:
     """Print on the first process."""
     if PartialState().is_main_process:
         typer.echo(line)
+
+
+def _end_of_time(recipe: Recipe, began: float) -> float | None:
+    """When `training.max_minutes` is over, by the clock of the first process."""
+    minutes = recipe.training.max_minutes
+    if minutes is None or not PartialState().is_main_process:
+        return None
+    return began + 60 * minutes
 
 
 def _identity(data: PreparedData) -> dict[str, str]:
@@ -175,7 +202,7 @@ def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
 
 def _callbacks(recipe: Recipe) -> list[TrainerCallback]:
     training = recipe.training
-    callbacks: list[TrainerCallback] = [LogLastStep(), MetricsFile(), ProgressReport()]
+    callbacks: list[TrainerCallback] = [LogLastStep(), MetricsFile()]
     if training.early_stopping_patience is not None:
         callbacks.append(
             EarlyStoppingCallback(

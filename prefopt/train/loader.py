@@ -1,5 +1,6 @@
 """Shares of optimiser steps as an ordinary data loader."""
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -54,7 +55,16 @@ def step_loader(
         batch_sampler=StepSampler(dataset.plan.steps_per_epoch, num_steps),
         collate_fn=_the_only,
         num_workers=num_workers,
+        worker_init_fn=_stand_apart,
     )
+
+
+def _stand_apart(worker: int) -> None:
+    """Keep a signal to the whole group of this process, as launchers send it, from its workers.
+
+    The process needs them for the step at whose end it saves.
+    """
+    os.setpgid(0, 0)
 
 
 def _the_only(shares: list[StepShare]) -> StepShare:

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "training.save_total_limit",
     "training.save_steps",
     "training.logging_steps",
+    "training.max_minutes",
     "training.tokens_per_micro_batch",
     "training.dataloader_num_workers",
     "data.num_workers",

@@ -123,6 +123,9 @@ class TrainingSection(Section):
     """Stop after so many evaluations without a better `metric_for_best_model` (eval_loss)."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """What counts as better, in units of that metric."""
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Save and leave with exit code 75 after the step in which the command has run so long. Leave
+    time to save before the limit of a scheduler."""
 
     @field_validator("groups_per_step", mode="before")
     @classmethod
@@ -140,6 +143,11 @@ class TrainingSection(Section):
             raise UserError(
                 "training.early_stopping_threshold has no effect without "
                 "training.early_stopping_patience. Set both or neither."
+            )
+        if self.max_minutes is not None and self.arguments.get("save_only_model"):
+            raise UserError(
+                "training.max_minutes stops a run that training.save_only_model keeps from going "
+                "on. Remove one of them."
             )
         return self
 

@@ -27,6 +27,7 @@ from prefopt.train.scoring import scored_without_gradient, statistics_of
 from prefopt.train.share import StepShare
 from prefopt.train.step_losses import StepLosses
 from prefopt.train.steps import StepDataset
+from prefopt.train.stopping import StopAgreement, StopBetweenSteps
 from prefopt.types import GroupBatch
 
 
@@ -48,12 +49,14 @@ class PreferenceTrainer(Trainer):
         eval_dataset: StepDataset | None,
         tokenizer: PreTrainedTokenizerBase,
         callbacks: Sequence[TrainerCallback] = (),
+        stop: StopAgreement | None = None,
     ) -> None:
         """Takes a policy with a log-prob head, and a reference where the objective needs one."""
         assert (reference is not None) == objective.needs_reference
         self.objective = objective
         self.reference = reference
         self.window = LogWindow()
+        self.stop = stop or StopAgreement()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._packed: Tensor | None = None
         self._is_saving = False
@@ -68,6 +71,7 @@ class PreferenceTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
+        self.add_callback(StopBetweenSteps(self))
         keep_log_probs_wide(self.accelerator)
         if reference is not None:
             reference.prepare(self.accelerator)
@@ -155,6 +159,7 @@ class PreferenceTrainer(Trainer):
         They are read on the host with the gradient norm, in one synchronisation. DeepSpeed moves
         the optimiser inside the backward pass, so there they are read at once.
         """
+        self.stop.wish(self._losses.sums, self.args.device)
         self._packed = self.accelerator.reduce(self._losses.sums.pack(), reduction="sum")
         self._num_tokens = share.num_tokens
         if self._is_deepspeed:
@@ -162,6 +167,7 @@ class PreferenceTrainer(Trainer):
 
     def _read_sums(self, packed: list[float]) -> None:
         sums = self._losses.sums.read(packed)
+        self.stop.agree(sums)
         if sums.pop("non_finite") > 0:
             self._losses.guard.stop_on_loss(self.state.global_step + 1)
         self._losses.sums.values["loss:sum"] = torch.tensor(
