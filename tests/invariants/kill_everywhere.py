@@ -131,6 +131,7 @@ class Runs:
             return [f"{where}: {self.log.read_text()[-2000:]}"]
         left_over = [path.name for path in self.place.iterdir() if path != self.run]
         wrong = differences(self.run, self.straight) + left_over
+        sys.stderr.write(f"{where}: {wrong or 'well'}\n")
         return [f"{where}: {', '.join(wrong)}"] if wrong else []
 
 

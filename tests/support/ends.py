@@ -37,7 +37,11 @@ def equal(one: object, other: object) -> bool:
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
-    return type(one) is type(other) and bool(np.all(one == other))
+    if type(one) is not type(other):
+        return False
+    # DeepSpeed stores objects of its own, which have no equality but that of identity.
+    fields = getattr(one, "__dict__", None)
+    return equal(fields, vars(other)) if fields else bool(np.all(one == other))
 
 
 def _names(run: Path) -> set[str]:

@@ -9,7 +9,8 @@ import pytest
 
 from prefopt.errors import UserError
 from prefopt.train.durable import failed_writes_are_one_line
-from prefopt.train.resume import check_engine
+from prefopt.train.manifest import write_manifest
+from prefopt.train.resume import check_engine, choose_checkpoint
 from tests.support.ends import differences
 from tests.support.runs import run
 from tests.support.tiny import save_tiny_model, write_pairs
@@ -123,21 +124,25 @@ def test_a_folder_of_another_program_is_no_checkpoint(folder):
         run(folder, resume=str(folder / "run" / "checkpoint-6"), **RUN)
 
 
-def test_the_best_checkpoint_must_be_whole_where_it_is_loaded_at_the_end(tmp_path, capsys):
-    save_tiny_model(tmp_path / "model")
-    write_pairs(tmp_path / "pairs.jsonl", 14)
-    # Far too large a step: the first evaluation is the best one.
-    training = {**RUN["training"], "load_best_model_at_end": True}
-    training |= {"learning_rate": 3.0, "lr_scheduler_type": "constant"}
-    sections = {**RUN, "training": training, "objective": {"name": "nll", "of": "all"}}
-    best = run(tmp_path, **sections).state.best_model_checkpoint
-    assert best == str(tmp_path / "run" / "checkpoint-2")
-    os.unlink(tmp_path / "run" / "checkpoint-2" / "optimizer.pt")
+def test_the_best_checkpoint_must_be_whole_where_it_is_loaded_at_the_end(tmp_path):
+    best = tmp_path / "checkpoint-2"
+    for step in (2, 4):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        state = {"best_model_checkpoint": str(best)}
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+        write_manifest(checkpoint)
+    (best / "trainer_state.json").unlink()
+    said = []
 
+    def choose(*, needs_best):
+        return choose_checkpoint(tmp_path, "auto", needs_best=needs_best, say=said.append)
+
+    assert choose(needs_best=False) == tmp_path / "checkpoint-4"
+    assert said == []
     with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
-        run(tmp_path, resume="auto", **sections)
-
-    assert "its best checkpoint" in capsys.readouterr().out
+        choose(needs_best=True)
+    assert f"its best checkpoint {best}: trainer_state.json is missing" in said[0]
 
 
 def test_a_killed_rotation_leaves_no_half_of_a_checkpoint_under_its_name(tmp_path):
