@@ -71,7 +71,8 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
             _complete(trainer, staging_folder(run_folder) / final.name, final)
-            _rotate(trainer, run_folder)
+            best = trainer.state.best_model_checkpoint
+            rotate(run_folder, trainer.args.save_total_limit, best and Path(best))
     trainer.accelerator.wait_for_everyone()
 
 
@@ -97,14 +98,12 @@ def _complete(trainer: "PreferenceTrainer", written: Path, final: Path) -> None:
     clear_staging(final.parent)
 
 
-def _rotate(trainer: "PreferenceTrainer", run_folder: Path) -> None:
+def rotate(run_folder: Path, limit: int | None, best: Path | None) -> None:
     """Remove the oldest checkpoints beyond `save_total_limit`, never the newest and the best."""
-    limit = trainer.args.save_total_limit
     if limit is None or limit <= 0:
         return
     others = checkpoints_in(run_folder)[1:]
-    best = trainer.state.best_model_checkpoint
-    removable = [path for path in others if best is None or path != Path(best)]
+    removable = [path for path in others if path != best]
     num_kept_anyway = 1 + len(others) - len(removable)
     for checkpoint in removable[max(limit - num_kept_anyway, 0) :][::-1]:
         remove_whole(checkpoint)
@@ -126,6 +125,13 @@ def facts_of_split(trainer: "PreferenceTrainer") -> dict[str, int]:
         "num_processes": trainer.accelerator.num_processes,
         "tokens_per_micro_batch": trainer.tokens_per_micro_batch,
     }
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far when this one was saved, if evaluations have told one."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    best = state["best_model_checkpoint"]
+    return None if best is None else Path(best)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

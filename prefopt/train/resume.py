@@ -1,13 +1,10 @@
 """Which checkpoint a run goes on from, and what must be as it was."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from transformers.trainer import TRAINER_STATE_NAME
-
 from prefopt.errors import UserError
-from prefopt.train.checkpoint import checkpoints_in, load_state, step_of
+from prefopt.train.checkpoint import best_of, checkpoints_in, load_state, step_of
 from prefopt.train.manifest import MANIFEST, problem_of
 
 
@@ -104,9 +101,8 @@ def _problem(checkpoint: Path, *, needs_best: bool) -> str | None:
     problem = problem_of(checkpoint)
     if problem is not None or not needs_best:
         return problem
-    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    best = state["best_model_checkpoint"]
-    if best is None or Path(best).name == checkpoint.name:
+    best = best_of(checkpoint)
+    if best is None or best.name == checkpoint.name:
         return None
-    problem = problem_of(Path(best))
+    problem = problem_of(best)
     return problem and f"its best checkpoint {best}: {problem}"

@@ -12,7 +12,14 @@ from typing import Any
 import yaml
 
 from prefopt.errors import UserError
-from prefopt.train.checkpoint import METRICS_FILE, checkpoints_in, load_state, step_of
+from prefopt.train.checkpoint import (
+    METRICS_FILE,
+    best_of,
+    checkpoints_in,
+    load_state,
+    rotate,
+    step_of,
+)
 from prefopt.train.durable import (
     STAGING,
     clear_staging,
@@ -133,6 +140,8 @@ def open_run(
         staging_folder(folder).mkdir()
         if checkpoint is not None:
             _forget_after(folder, checkpoint)
+            # A kill may have come between the last save and what it makes room for.
+            rotate(folder, recipe["training"].get("save_total_limit"), best_of(checkpoint))
         for name, text in texts.items():
             write_whole(folder / name, text)
         clear_staging(folder)
