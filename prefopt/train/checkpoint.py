@@ -72,7 +72,8 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
         if trainer.args.should_save:
             _complete(trainer, staging_folder(run_folder) / final.name, final)
             best = trainer.state.best_model_checkpoint
-            rotate(run_folder, trainer.args.save_total_limit, best and Path(best))
+            kept = None if best is None else Path(best)
+            rotate(run_folder, trainer.args.save_total_limit, kept)
     trainer.accelerator.wait_for_everyone()
 
 
