@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs format clean
+.PHONY: help demo test test-slow test-soak check docs format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -16,6 +16,9 @@ test: $(INSTALLED)  ## Run the gate: lint, format, types, layers, fast tests.
 
 test-slow: $(INSTALLED)  ## Run the tests that take minutes.
 	scripts/check.sh slow
+
+test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, and go on with them.
+	scripts/check.sh soak
 
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate, the same here and in CI. `check.sh [all | static | slow]`, all by default.
+# The gate, the same here and in CI. `check.sh [all | static | slow | soak]`, all by default.
 # BIN names the folder of the tools, .venv/bin by default.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,8 +37,9 @@ case $mode in
         ;;
     static) static ;;
     slow) step "$bin/python" -m pytest -m slow --durations=10 ;;
+    soak) step "$bin/python" -m pytest -m soak -n "$workers" --durations=10 ;;
     *)
-        echo "error: unknown mode '$mode'; use all, static or slow." >&2
+        echo "error: unknown mode '$mode'; use all, static, slow or soak." >&2
         exit 2
         ;;
 esac

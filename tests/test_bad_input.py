@@ -268,12 +268,15 @@ print('the last good checkpoint loads')"
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_a_disk = pytest.mark.skipif(
     shutil.which("unshare") is None
     or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
     reason="a disk of its own needs unprivileged mounts",
 )
+
+
+@pytest.mark.slow
+@needs_a_disk
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, model):
     write_pairs(tmp_path / "pairs.jsonl", 8)
     (tmp_path / "disk").mkdir()
@@ -310,6 +313,53 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, 
     assert "checkpoint-2" not in done.stdout
     assert ".saving" not in done.stdout
     assert "the last good checkpoint loads" in done.stdout
+
+
+_READ_ONLY = """
+set -e
+mount -t tmpfs -o size=20m tmpfs {disk}
+{python} -m prefopt train {recipe}
+rm {disk}/run/model.safetensors
+mount -o remount,ro {disk}
+set +e
+{python} -m prefopt train {recipe} --resume
+echo "exit $?"
+ls -A {disk}/run
+"""
+
+
+@pytest.mark.slow
+@needs_a_disk
+def test_a_run_in_a_folder_that_has_become_read_only_does_not_go_on(tmp_path, model):
+    write_pairs(tmp_path / "pairs.jsonl", 8)
+    (tmp_path / "disk").mkdir()
+    sections = {
+        "model": {"path": str(model)},
+        "data": {
+            "sources": [{"path": str(tmp_path / "pairs.jsonl")}],
+            "cache_dir": str(tmp_path / "cache"),
+        },
+        "objective": {"name": "dpo"},
+        "training": {"output_dir": str(tmp_path / "disk" / "run"), "max_steps": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(sections))
+    script = _READ_ONLY.format(
+        disk=tmp_path / "disk", python=sys.executable, recipe=tmp_path / "recipe.yaml"
+    )
+
+    done = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "exit 2" in done.stdout, done.stdout + done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: training.output_dir: cannot write (Read-only file system)")
+    assert "The last good checkpoint is" in line
+    assert "checkpoint-1" in done.stdout
 
 
 LABELLED = {"prompt": "abc", "completion": "def", "label": True}

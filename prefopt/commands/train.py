@@ -1,7 +1,6 @@
 """`prefopt train`: one recipe to one trained policy, on one process or many."""
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -32,9 +31,15 @@ from prefopt.train.cached_reference import ReferenceStart
 from prefopt.train.callbacks import LogLastStep, MetricsFile
 from prefopt.train.checkpoint import (
     METRICS_FILE,
-    a_full_disk_is_one_line,
+    engine_of,
     facts_of_split,
     load_state,
+    step_of,
+)
+from prefopt.train.durable import (
+    clear_staging,
+    failed_writes_are_one_line,
+    move_in,
     staging_folder,
 )
 from prefopt.train.metrics import LogWindow
@@ -43,12 +48,8 @@ from prefopt.train.needs import check_needs
 from prefopt.train.plots import plot_curves
 from prefopt.train.processes import on_first_process
 from prefopt.train.progress import ProgressReport
-from prefopt.train.run_folder import (
-    differences_of_split,
-    find_start,
-    installed_versions,
-    open_run,
-)
+from prefopt.train.resume import check_engine, differences_of_split
+from prefopt.train.run_folder import MODEL_FILES, find_start, installed_versions, open_run
 from prefopt.train.signals import Stopped
 from prefopt.train.stopping import StopAgreement
 from prefopt.train.trainer import PreferenceTrainer
@@ -119,8 +120,12 @@ def train(
     fit = check_needs(recipe.objective, data)
     folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
     checkpoint = on_first_process(
-        lambda: find_start(folder, resolved, fingerprints, resume=resume, overwrite=overwrite),
+        lambda: find_start(
+            folder, resolved, fingerprints, resume=resume, overwrite=overwrite, say=_say
+        ),
     )
+    if checkpoint is not None:
+        check_engine(checkpoint, engine_of(arguments), arguments.world_size)
     if arguments.process_index == 0:
         report_data(data, recipe.objective.name, fit)
     # The Trainer sets the seed again, but a new adapter starts at random before it exists.
@@ -167,7 +172,7 @@ def train(
     finally:
         # A process of a launch that fails is ended without the usual way out.
         progress.close()
-    with a_full_disk_is_one_line(recipe.training.output_dir / "model"):
+    with failed_writes_are_one_line(recipe.training.output_dir / "model"):
         _save(trainer, recipe)
     return trainer
 
@@ -193,7 +198,11 @@ def _identity(data: PreparedData) -> dict[str, str]:
 
 def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:
     """Restore what the Trainer itself does not, and say what has changed around the run."""
-    trainer.window = LogWindow(**load_state(checkpoint)["window"])
+    state = load_state(checkpoint)
+    trainer.window = LogWindow(**state["window"])
+    if state["num_processes"] != trainer.accelerator.num_processes:
+        # A process whose random state nobody stored must not draw anew what the first steps drew.
+        set_seed(trainer.args.seed + step_of(checkpoint))
     if trainer.is_world_process_zero():
         typer.echo(f"resuming from {checkpoint}")
         for difference in differences_of_split(checkpoint, facts_of_split(trainer)):
@@ -215,7 +224,10 @@ def _callbacks(recipe: Recipe) -> list[TrainerCallback]:
 def _save(trainer: PreferenceTrainer, recipe: Recipe) -> None:
     """The trained model, whole, with tokenizer, curves and card, moved in when it is complete."""
     folder = recipe.training.output_dir
-    staging = Path(staging_folder(str(folder))) / "model"
+    staging = staging_folder(folder) / "model"
+    if trainer.is_world_process_zero():
+        clear_staging(folder)
+    trainer.accelerator.wait_for_everyone()
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -232,10 +244,10 @@ def _save(trainer: PreferenceTrainer, recipe: Recipe) -> None:
         metrics=_last_metrics(trainer),
         versions=installed_versions(),
     )
-    for file in staging.iterdir():
-        os.replace(file, folder / file.name)
-    shutil.rmtree(staging.parent)
-    plot_curves(folder / METRICS_FILE, folder / "curves.png")
+    move_in(staging, folder, last=MODEL_FILES)
+    plot_curves(folder / METRICS_FILE, staging / "curves.png")
+    move_in(staging, folder)
+    clear_staging(folder)
     typer.echo(f"model in {folder}, curves in {folder / 'curves.png'}")
 
 

@@ -81,8 +81,8 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
         raise UserError(line if line.startswith("training.") else f"training: {line}") from error
     check_arguments(arguments, given)
     _match_deepspeed(arguments)
-    is_one_of_many = arguments.world_size > 1
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values and is_one_of_many:
+    is_launched = torch.distributed.is_initialized()
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values and is_launched:
         # accelerate 1.15 shards only what it counts as processes on GPUs; on CPUs it would run
         # plain DDP without a word. Its code for FSDP2 itself does not care for the device.
         PartialState().distributed_type = DistributedType.MULTI_GPU

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefopt.train.checkpoint import METRICS_FILE, run_folder_of
+from prefopt.train.durable import failed_writes_are_one_line
 
 
 class MetricsFile(TrainerCallback):
@@ -22,7 +23,8 @@ class MetricsFile(TrainerCallback):
         """Write the line at once, so that a killed run loses none."""
         if state.is_world_process_zero and logs:
             line = json.dumps({"step": state.global_step, **logs})
-            with (run_folder_of(args) / METRICS_FILE).open("a", encoding="utf-8") as file:
+            path = run_folder_of(args) / METRICS_FILE
+            with failed_writes_are_one_line(path), path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 

@@ -1,40 +1,52 @@
 """Checkpoints that are complete or absent, and what they hold beyond the Trainer's own state."""
 
-import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from prefopt.errors import UserError
 from prefopt.models.reference import CachedReference
+from prefopt.train.durable import (
+    clear_staging,
+    failed_writes_are_one_line,
+    remove_whole,
+    staging_folder,
+    sync,
+)
+from prefopt.train.manifest import write_manifest
 
 if TYPE_CHECKING:
     from prefopt.train.trainer import PreferenceTrainer
 
 METRICS_FILE = "metrics.jsonl"
 _STATE_FILE = "prefopt_state.json"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def staging_folder(run_folder: str) -> str:
-    """Where a checkpoint grows before it appears in the run's folder."""
-    return os.path.join(run_folder, ".saving")
 
 
 def run_folder_of(arguments: TrainingArguments) -> Path:
     """The run's folder; recipes always name one."""
     assert arguments.output_dir is not None
     return Path(arguments.output_dir)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser steps behind a checkpoint, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints_in(run_folder: Path) -> list[Path]:
+    """The checkpoints of a run by their names, newest first."""
+    found = [path for path in run_folder.glob("checkpoint-*") if path.is_dir()]
+    named = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(named, key=step_of, reverse=True)
 
 
 def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> None:
@@ -45,74 +57,66 @@ def save_atomically(trainer: "PreferenceTrainer", save: Callable[[], None]) -> N
         save: writes `checkpoint-<step>` below `staging_folder`.
 
     Raises:
-        UserError: if the disk is full; earlier checkpoints are untouched.
+        UserError: if it cannot be written; earlier checkpoints are untouched.
     """
     run_folder = run_folder_of(trainer.args)
-    staging = Path(staging_folder(str(run_folder)))
     final = run_folder / f"checkpoint-{trainer.state.global_step}"
-    if trainer.args.should_save:
-        shutil.rmtree(staging, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    with a_full_disk_is_one_line(final):
+    with failed_writes_are_one_line(final):
+        if trainer.args.should_save:
+            clear_staging(run_folder)
+        trainer.accelerator.wait_for_everyone()
         save()
         if trainer.state.best_global_step == trainer.state.global_step:
             trainer.state.best_model_checkpoint = str(final)
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
-            _complete(trainer, staging / final.name, final)
-    if trainer.args.should_save:
-        rotate_checkpoints(
-            output_dir=str(run_folder),
-            save_total_limit=trainer.args.save_total_limit,
-            best_model_checkpoint=trainer.state.best_model_checkpoint,
-            use_mtime=False,
-        )
+            _complete(trainer, staging_folder(run_folder) / final.name, final)
+            best = trainer.state.best_model_checkpoint
+            kept = None if best is None else Path(best)
+            rotate(run_folder, trainer.args.save_total_limit, kept)
     trainer.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def a_full_disk_is_one_line(target: Path) -> Iterator[None]:
-    """Remove what is half-written below the run's staging folder, and say so if the disk is full.
-
-    Args:
-        target: what is being saved, in the run's folder.
-
-    Raises:
-        UserError: instead of whatever the writing library raises when there is no space.
-    """
-    folder = target.parent
-    try:
-        yield
-    except Exception as error:
-        is_full = _disk_is_full(error, folder)
-        shutil.rmtree(staging_folder(str(folder)), ignore_errors=True)
-        if not is_full:
-            raise
-        last = get_last_checkpoint(str(folder))
-        kept = f"The last good one is {last}. " if last else "There is no checkpoint before it. "
-        raise UserError(
-            f"training.output_dir: no space left while saving {target}. {kept}"
-            "Free some space, or lower training.save_total_limit, and go on with --resume."
-        ) from error
 
 
 def _complete(trainer: "PreferenceTrainer", written: Path, final: Path) -> None:
     trainer.state.save_to_json(str(written / TRAINER_STATE_NAME))
     metrics = final.parent / METRICS_FILE
+    if metrics.exists():
+        # A checkpoint tells how long this file was, so the disk must not hold less of it.
+        sync(metrics)
     state = {
         "window": asdict(trainer.window),
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         "cached_reference": isinstance(trainer.reference, CachedReference),
+        "engine": engine_of(trainer.args),
         **facts_of_split(trainer),
     }
     (written / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-    for path in (*written.rglob("*"), written):
-        _fsync(path)
-    if final.exists():
-        os.replace(final, written.parent / "replaced")
-    os.replace(written, final)
-    _fsync(final.parent)
-    shutil.rmtree(written.parent)
+    write_manifest(written)
+    # What lies there under its name is this very step: replacing it could only lose it.
+    if not final.exists():
+        os.replace(written, final)
+        sync(final.parent)
+    clear_staging(final.parent)
+
+
+def rotate(run_folder: Path, limit: int | None, best: Path | None) -> None:
+    """Remove the oldest checkpoints beyond `save_total_limit`, never the newest and the best."""
+    if limit is None or limit <= 0:
+        return
+    others = checkpoints_in(run_folder)[1:]
+    removable = [path for path in others if path != best]
+    num_kept_anyway = 1 + len(others) - len(removable)
+    for checkpoint in removable[max(limit - num_kept_anyway, 0) :][::-1]:
+        remove_whole(checkpoint)
+
+
+def engine_of(arguments: TrainingArguments) -> str:
+    """Who writes a checkpoint: `ddp`, also on one process, `fsdp`, or `zero` and its stage."""
+    plugin = getattr(arguments, "deepspeed_plugin", None)
+    if plugin is not None:
+        return f"zero{plugin.deepspeed_config.get('zero_optimization', {}).get('stage', 0)}"
+    is_sharded = arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    return "fsdp" if is_sharded and torch.distributed.is_initialized() else "ddp"
 
 
 def facts_of_split(trainer: "PreferenceTrainer") -> dict[str, int]:
@@ -122,6 +126,13 @@ def facts_of_split(trainer: "PreferenceTrainer") -> dict[str, int]:
         "num_processes": trainer.accelerator.num_processes,
         "tokens_per_micro_batch": trainer.tokens_per_micro_batch,
     }
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far when this one was saved, if evaluations have told one."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    best = state["best_model_checkpoint"]
+    return None if best is None else Path(best)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -138,17 +149,3 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         )
     state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return state
-
-
-def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
-    # torch and safetensors report a failed write as errors of their own.
-    says_so = any(f"os error {code}" in str(error) for code in _NO_SPACE)
-    return says_so or shutil.disk_usage(folder).free < 2**20
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -4,21 +4,39 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.trainer_utils import get_last_checkpoint
 
 from prefopt.errors import UserError
-from prefopt.train.checkpoint import METRICS_FILE, load_state
+from prefopt.train.checkpoint import (
+    METRICS_FILE,
+    best_of,
+    checkpoints_in,
+    load_state,
+    rotate,
+    step_of,
+)
+from prefopt.train.durable import (
+    STAGING,
+    clear_staging,
+    failed_writes_are_one_line,
+    remove_whole,
+    staging_folder,
+    sync,
+    write_whole,
+)
+from prefopt.train.resume import choose_checkpoint
 
 RECIPE_FILE = "recipe.yaml"
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""What a finished run holds of the two; it comes last, so all of the model is there with it."""
+
 _VERSIONS_FILE = "versions.json"
 _DATA_FILE = "data.json"
-_MODEL_FILES = ("config.json", "adapter_config.json")
 _PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "deepspeed")
 
 MAY_CHANGE = (
@@ -44,6 +62,7 @@ def find_start(
     *,
     resume: str | None,
     overwrite: bool,
+    say: Callable[[str], None],
 ) -> Path | None:
     """Where a run in the folder would go on; changes nothing.
 
@@ -51,9 +70,10 @@ def find_start(
         folder: the run's folder.
         recipe: the resolved recipe.
         data: fingerprints of the data, by name.
-        resume: None starts a run; `auto` goes on from the newest checkpoint, or starts if there is
-            none; a path goes on from that checkpoint.
+        resume: None starts a run; `auto` goes on from the newest complete checkpoint, or starts if
+            there is none; a path goes on from that checkpoint.
         overwrite: `open_run` will remove what another run left there.
+        say: prints a line, for every checkpoint that is passed over.
 
     Returns:
         The checkpoint to go on from, or None.
@@ -71,10 +91,16 @@ def find_start(
         return None
     _check_free(folder, overwrite=True)
     if not (folder / RECIPE_FILE).is_file():
+        if resume != "auto":
+            raise UserError(
+                f"--resume: there is no run in training.output_dir {folder} that could go on from "
+                f"{resume}. Give the folder of that run."
+            )
         return None
     _check_same_run(folder, recipe, data)
-    checkpoint = _checkpoint(folder, resume)
-    if checkpoint is None and any((folder / name).is_file() for name in _MODEL_FILES):
+    needs_best = bool(recipe["training"].get("load_best_model_at_end"))
+    checkpoint = choose_checkpoint(folder, resume, needs_best=needs_best, say=say)
+    if checkpoint is None and any((folder / name).is_file() for name in MODEL_FILES):
         raise UserError(
             f"--resume: the run in {folder} is finished and kept no checkpoint to go on from. "
             "Replace it by --overwrite, or start a run in a new folder."
@@ -101,29 +127,26 @@ def open_run(
     Raises:
         UserError: if the folder cannot be written.
     """
-    try:
-        if checkpoint is not None:
-            _forget_after(folder, checkpoint)
-        elif folder.exists():
+    # The recipe comes last: with it, everything of a run's start is there.
+    texts = {
+        _DATA_FILE: json.dumps(data, indent=2) + "\n",
+        _VERSIONS_FILE: json.dumps(installed_versions(), indent=2) + "\n",
+        RECIPE_FILE: yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True),
+    }
+    with failed_writes_are_one_line(folder / RECIPE_FILE):
+        if checkpoint is None:
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"training.output_dir: cannot write {folder}: {error.strerror}.") from error
-    (folder / _DATA_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-    (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
-    versions = json.dumps(installed_versions(), indent=2)
-    (folder / _VERSIONS_FILE).write_text(versions + "\n", encoding="utf-8")
-
-
-def differences_of_split(checkpoint: Path, facts: Mapping[str, int]) -> list[str]:
-    """What differs from the run that wrote a checkpoint and so may change the last bits."""
-    stored = load_state(checkpoint)
-    return [
-        f"{name} was {stored[name]} and is {value}"
-        for name, value in facts.items()
-        if stored[name] != value
-    ]
+        clear_staging(folder)
+        staging_folder(folder).mkdir()
+        if checkpoint is not None:
+            _forget_after(folder, checkpoint)
+            # A kill may have come between the last save and what it makes room for.
+            rotate(folder, recipe["training"].get("save_total_limit"), best_of(checkpoint))
+        for name, text in texts.items():
+            write_whole(folder / name, text)
+        clear_staging(folder)
+        sync(folder.parent)
 
 
 def installed_versions() -> dict[str, str]:
@@ -134,9 +157,11 @@ def installed_versions() -> dict[str, str]:
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # Whoever was killed while it made the folder has left no run in it yet.
+    if not names or (STAGING in names and names <= {STAGING, _DATA_FILE, _VERSIONS_FILE}):
         return
-    if not all((folder / name).is_file() for name in (RECIPE_FILE, _VERSIONS_FILE)):
+    if not names >= {RECIPE_FILE, _VERSIONS_FILE}:
         raise UserError(
             f"training.output_dir: {folder} holds files that are no prefopt run. "
             "Give an empty or new folder."
@@ -146,20 +171,6 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
             f"training.output_dir: {folder} holds another run. "
             "Go on with it by --resume, replace it by --overwrite, or give a new folder."
         )
-
-
-def _checkpoint(folder: Path, resume: str) -> Path | None:
-    if resume != "auto":
-        checkpoint = Path(resume)
-        load_state(checkpoint)
-        if checkpoint.resolve().parent != folder.resolve():
-            raise UserError(
-                f"--resume: {checkpoint} does not lie in training.output_dir {folder}. "
-                "A run goes on in its own folder."
-            )
-        return checkpoint
-    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return None if newest is None else Path(newest)
 
 
 def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -198,16 +209,16 @@ def _remove(folder: Path) -> None:
     leaving = folder.with_name(f".{folder.name}.replaced")
     if leaving.exists():
         shutil.rmtree(leaving)
-    folder.rename(leaving)
-    shutil.rmtree(leaving)
+    if (folder / RECIPE_FILE).is_file():
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
 
 
 def _forget_after(folder: Path, checkpoint: Path) -> None:
-    """Remove what a run left after the checkpoint: it will be trained and logged again."""
-    step = int(checkpoint.name.rpartition("-")[2])
-    for other in folder.glob("checkpoint-*"):
-        if int(other.name.rpartition("-")[2]) > step:
-            shutil.rmtree(other)
+    """Remove what a run left after the checkpoint: it will be trained and logged again.
+
+    The newest goes first: after a kill the rest is a run as it once was.
+    """
     metrics = folder / METRICS_FILE
     num_bytes = load_state(checkpoint)["metrics_bytes"]
     size = metrics.stat().st_size if metrics.exists() else 0
@@ -216,5 +227,8 @@ def _forget_after(folder: Path, checkpoint: Path) -> None:
             f"--resume: {metrics} is shorter than when {checkpoint} was saved. "
             "Put the file back, or start a run in a new folder."
         )
+    for other in checkpoints_in(folder):
+        if step_of(other) > step_of(checkpoint):
+            remove_whole(other)
     if metrics.exists():
         os.truncate(metrics, num_bytes)

@@ -8,6 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from prefopt.models.reference import Reference
 from prefopt.models.self_check import compare_with_plain_logits
 from prefopt.objectives import Objective
 from prefopt.train.arguments import keep_log_probs_wide
-from prefopt.train.checkpoint import save_atomically, staging_folder
+from prefopt.train.checkpoint import save_atomically
+from prefopt.train.durable import staging_folder
+from prefopt.train.epoch_end import EpochEnd
 from prefopt.train.loader import step_loader
 from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
 from prefopt.train.scoring import scored_without_gradient, statistics_of
@@ -71,6 +74,8 @@ class PreferenceTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
+        self.epoch_end = EpochEnd(self)
+        self.add_callback(self.epoch_end)
         self.add_callback(StopBetweenSteps(self))
         keep_log_probs_wide(self.accelerator)
         if reference is not None:
@@ -252,6 +257,7 @@ class PreferenceTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.epoch_end.after_evaluation(self.state, self.control)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -271,7 +277,7 @@ class PreferenceTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
-        return staging_folder(folder) if self._is_saving else folder
+        return str(staging_folder(Path(folder))) if self._is_saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         def save() -> None:

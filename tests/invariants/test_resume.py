@@ -1,6 +1,5 @@
 """A run that was killed and resumed ends in the same bits as one that was not."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,13 +14,13 @@ import yaml
 
 from prefopt.commands.train import train
 from prefopt.config import load_recipe
+from tests.support.ends import equal, metrics
 from tests.support.launch import CONFIGURATIONS, REPOSITORY, run
 from tests.support.tiny import save_tiny_model, write_lists
 
 # Logging every 3 steps and saving every 8: the log window is open at every checkpoint. An epoch
 # has 9 steps, so step 8 is inside the first and step 16 inside the second.
 STEPS, SAVE_EVERY, LOG_EVERY, EVALUATE_EVERY = 24, 8, 3, 5
-TIMES = ("tokens_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 PROCESSES = {"single": "one process", "ddp": "two processes"}
 
 
@@ -82,24 +81,6 @@ def _kill_after_first_checkpoint(mode: str, recipe: Path, output: Path) -> None:
     assert first.exists()
 
 
-def _metrics(output: Path) -> list[dict[str, float]]:
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in TIMES}
-        for line in lines
-    ]
-
-
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return one == other
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("mode", PROCESSES)
@@ -119,9 +100,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, mode, adapter):
     assert (broken / weights).read_bytes() == (straight / weights).read_bytes()
     last = f"checkpoint-{STEPS}"
     states = [torch.load(folder / last / "optimizer.pt") for folder in (straight, broken)]
-    assert _equal(*states)
-    assert _metrics(broken) == _metrics(straight)
-    steps = [line["step"] for line in _metrics(straight) if "learning_rate" in line]
+    assert equal(*states)
+    assert metrics(broken) == metrics(straight)
+    steps = [line["step"] for line in metrics(straight) if "learning_rate" in line]
     assert steps == list(range(LOG_EVERY, STEPS + 1, LOG_EVERY))
 
 
