@@ -16,7 +16,8 @@ import psutil
 import pytest
 import torch
 
-from tests.invariants.test_resume import _command, _equal, _metrics, _recipe
+from tests.invariants.test_resume import _command, _recipe
+from tests.support.ends import equal, metrics
 from tests.support.launch import CONFIGURATIONS, REPOSITORY
 from tests.support.tiny import save_tiny_model, write_lists
 
@@ -56,7 +57,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 def has_logged(output: Path, step: int) -> bool:
     file = output / "metrics.jsonl"
-    return file.exists() and any(line["step"] >= step for line in _metrics(output))
+    return file.exists() and any(line["step"] >= step for line in metrics(output))
 
 
 def process_of_rank(launcher: subprocess.Popen[str], rank: int) -> psutil.Process:
@@ -93,8 +94,8 @@ def inputs(tmp_path_factory):
 def assert_same_end(output: Path, straight: Path) -> None:
     weights = "model.safetensors"
     assert (output / weights).read_bytes() == (straight / weights).read_bytes()
-    assert _equal(optimizer_states(output), optimizer_states(straight))
-    assert _metrics(output) == _metrics(straight)
+    assert equal(optimizer_states(output), optimizer_states(straight))
+    assert metrics(output) == metrics(straight)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 from transformers import TrainerCallback
 
+import prefopt.commands.train as command
 from tests.support.ends import differences, metrics
 from tests.support.runs import run
 from tests.support.tiny import save_tiny_model, write_pairs
@@ -101,7 +102,8 @@ def test_a_run_that_was_stopped_inside_an_epoch_goes_on_as_if_it_were_not(folder
     run(folder, **sections)
     shutil.move(folder / "run", folder / "straight")
 
-    with patch("prefopt.commands.train.ProgressReport", lambda: _StopsAt(step)):
+    callbacks = command._callbacks
+    with patch.object(command, "_callbacks", lambda recipe: [*callbacks(recipe), _StopsAt(step)]):
         stopped = run(folder, **sections)
     assert stopped.state.global_step == step
     run(folder, resume="auto", **sections)
