@@ -123,6 +123,10 @@ class TrainingSection(Section):
     """Stop after so many evaluations without a better `metric_for_best_model` (eval_loss)."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """What counts as better, in units of that metric."""
+    max_skipped_steps: int = Field(default=0, ge=0)
+    """How many steps of the whole run may be left out because their loss or gradient is not finite;
+    one more stops it. Weights, optimiser and learning-rate schedule stay as they were before such a
+    step, and non_finite-step-N.json in the run's folder says what was in it."""
 
     @field_validator("groups_per_step", mode="before")
     @classmethod
