@@ -12,7 +12,9 @@ from prefopt.data.summary import SourceSummary
 from prefopt.errors import UserError
 from prefopt.models.reference import FrozenCopy, Reference
 from prefopt.objectives import Objective
+from prefopt.train.agreement import check_agreement
 from prefopt.train.needs import Fit
+from prefopt.train.run_folder import flat, installed_versions
 
 
 def check_apart(recipe: Recipe) -> None:
@@ -45,6 +47,37 @@ def _inputs(recipe: Recipe) -> dict[str, str | Path | None]:
         "data.cache_dir": data.cache_dir,
         **sources,
     }
+
+
+def check_same_recipe(recipe: Recipe) -> None:
+    """Refuse processes of one launch that read different recipes or run different packages.
+
+    Raises:
+        UserError: naming the keys or packages, and processes and hosts.
+    """
+    check_agreement(
+        dict(flat(recipe.resolved())), "Start all processes with the same recipe and overrides."
+    )
+    versions = {f"package {name}": version for name, version in installed_versions().items()}
+    check_agreement(versions, "Install the same versions for all processes.")
+
+
+def check_same_data(data: PreparedData) -> None:
+    """Refuse processes of one launch whose sources gave different records or tokens.
+
+    Raises:
+        UserError: naming the source, and processes and hosts.
+    """
+    facts = {
+        f"data.sources.{i} as tokens": shard.info.fingerprint
+        for i, shard in enumerate(data.train.shards)
+    }
+    if data.evaluation is not None:
+        facts |= {
+            f"data.evaluation, source {i} as tokens": shard.info.fingerprint
+            for i, shard in enumerate(data.evaluation.shards)
+        }
+    check_agreement(facts, "Give all processes the same files, tokenizer and chat template.")
 
 
 def check_vocabulary(

@@ -14,7 +14,12 @@ from torch.utils.data import TensorDataset
 from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
-from prefopt.commands.before import check_tokens, report_data
+from prefopt.commands.before import (
+    check_same_data,
+    check_same_recipe,
+    check_tokens,
+    report_data,
+)
 from prefopt.commands.cache import size_in_words
 from prefopt.commands.train import leave_together
 from prefopt.config import Recipe, load_recipe
@@ -49,8 +54,10 @@ def precompute(recipe: Recipe) -> None:
     _check(recipe, section)
     check_model_sections(recipe.model, recipe.adapter, recipe.reference)
     accelerator = _accelerator(recipe)
+    check_same_recipe(recipe)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
+    check_same_data(data)
     fit = check_needs(recipe.objective, data)
     if accelerator.is_main_process:
         report_data(data, recipe.objective.name, fit)

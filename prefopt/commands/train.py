@@ -17,7 +17,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from prefopt.commands.before import check_apart, check_vocabulary, report_data
+from prefopt.commands.before import (
+    check_apart,
+    check_same_data,
+    check_same_recipe,
+    check_vocabulary,
+    report_data,
+)
 from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.prepare import PreparedData, prepare_data
@@ -42,6 +48,8 @@ from prefopt.train.durable import (
     move_in,
     staging_folder,
 )
+from prefopt.train.engine_limits import check_engine_limits
+from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.needs import check_needs
@@ -115,8 +123,11 @@ def train(
     arguments = training_arguments(
         recipe.training, has_evaluation=recipe.data.evaluation is not None
     )
+    check_engine_limits(arguments, is_quantized=recipe.model.quantization is not None)
+    check_same_recipe(recipe)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
+    check_same_data(data)
     fit = check_needs(recipe.objective, data)
     folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
     checkpoint = on_first_process(
@@ -154,6 +165,7 @@ def train(
         tokenizer=tokenizer,
         callbacks=[*_callbacks(recipe), progress],
         stop=StopAgreement(_end_of_time(recipe, began)),
+        guard=StepGuard(folder, max_skipped=recipe.training.max_skipped_steps, say=_say),
     )
     trainer.remove_callback(PrinterCallback)
     # The Trainer switches the cache off for training, where scoring never uses it; a saved model

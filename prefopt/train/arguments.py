@@ -20,6 +20,7 @@ from prefopt.train.checks import (
     check_processes,
     strategies_of_steps,
 )
+from prefopt.train.deepspeed_config import match_deepspeed
 from prefopt.train.section import TrainingSection
 
 _DEFAULTS: dict[str, Any] = {
@@ -80,7 +81,9 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
         line = as_one_line(error)
         raise UserError(line if line.startswith("training.") else f"training: {line}") from error
     check_arguments(arguments, given)
-    _match_deepspeed(arguments)
+    plugin = getattr(arguments, "deepspeed_plugin", None)
+    if plugin is not None:
+        match_deepspeed(plugin.deepspeed_config, arguments)
     is_launched = torch.distributed.is_initialized()
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and "use_cpu" in values and is_launched:
         # accelerate 1.15 shards only what it counts as processes on GPUs; on CPUs it would run
@@ -105,26 +108,6 @@ def _on_cpus() -> dict[str, Any]:
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return {"ddp_backend": "gloo"} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return {"use_cpu": True}
-
-
-def _match_deepspeed(arguments: TrainingArguments) -> None:
-    """Make DeepSpeed clip where the recipe says and save weights that can be loaded again.
-
-    A configuration without `gradient_clipping` clips at 1.0, whatever `max_grad_norm` says.
-    """
-    plugin = getattr(arguments, "deepspeed_plugin", None)
-    if plugin is None:
-        return
-    config = plugin.deepspeed_config
-    clipping = config.get("gradient_clipping", "auto")
-    if clipping not in ("auto", arguments.max_grad_norm):
-        raise UserError(
-            f"training.max_grad_norm is {arguments.max_grad_norm}, the DeepSpeed configuration "
-            f"says gradient_clipping {clipping}. Set it to auto there."
-        )
-    config["gradient_clipping"] = arguments.max_grad_norm
-    if config.get("zero_optimization", {}).get("stage") == 3:
-        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
 
 
 def keep_log_probs_wide(accelerator: Accelerator) -> None:

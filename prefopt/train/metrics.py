@@ -82,13 +82,31 @@ class LogWindow:
 
     sums: dict[str, float] = field(default_factory=dict)
     total_loss: float = 0.0
-    """Sum of the losses of all steps since the run began."""
+    """Sum of the losses of all steps since the run began, of those that were learned from."""
+    total_size: float = 0.0
+    """The same of their absolute values."""
+    num_skipped: int = 0
+    """Steps since the run began that were left out, since they were not finite."""
+    num_spikes: int = 0
+    """Steps since the run began whose loss was far above the ones before."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Of the last steps, by which spikes are told."""
 
     def add(self, sums: Mapping[str, float]) -> None:
         """Add one step's sums over all its groups, `loss:sum` among them."""
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.total_loss += sums["loss:sum"]
+        self.total_size += abs(sums["loss:sum"])
+
+    def leave_out(self, num_tokens: float) -> None:
+        """Count the tokens of a step that took its time and says nothing."""
+        self.sums["num_tokens"] = self.sums.get("num_tokens", 0.0) + num_tokens
+
+    def counts(self) -> dict[str, float]:
+        """What has happened since the run began, by name, where anything has."""
+        counts = {"skipped_steps": self.num_skipped, "loss_spikes": self.num_spikes}
+        return {name: float(count) for name, count in counts.items() if count}
 
     def drain(self) -> dict[str, float]:
         """Means by name, leaving out what no group defined; the window starts anew."""

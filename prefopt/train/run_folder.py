@@ -46,13 +46,15 @@ MAY_CHANGE = (
     "training.save_steps",
     "training.logging_steps",
     "training.max_minutes",
+    "training.max_skipped_steps",
     "training.tokens_per_micro_batch",
     "training.dataloader_num_workers",
     "data.num_workers",
     "data.cache_dir",
     "reference.cache",
 )
-"""Keys that a resumed run may have changed: an update depends on them by its last bits at most."""
+"""Keys that a resumed run may have changed: an update depends on them by its last bits at most, or
+as with max_skipped_steps, there was none without."""
 
 
 def find_start(
@@ -175,7 +177,7 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 
 def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     stored = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    before, after = dict(_flat(stored)), dict(_flat(recipe))
+    before, after = dict(flat(stored)), dict(flat(recipe))
     changed = [
         f"{key} ({before.get(key, 'unset')} -> {after.get(key, 'unset')})"
         for key in sorted(before.keys() | after.keys())
@@ -193,13 +195,14 @@ def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, 
         )
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a recipe by their whole keys, such as `data.sources.0.path`."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value):
         for i, inner in enumerate(value):
-            yield from _flat(inner, f"{prefix}.{i}")
+            yield from flat(inner, f"{prefix}.{i}")
     else:
         yield prefix, value
 

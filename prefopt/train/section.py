@@ -126,6 +126,10 @@ class TrainingSection(Section):
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Save and leave with exit code 75 after the step in which the command has run so long. Leave
     time to save before the limit of a scheduler."""
+    max_skipped_steps: int = Field(default=0, ge=0)
+    """How many steps of the whole run may be left out because their loss or gradient is not finite;
+    one more stops it. Weights, optimiser and learning-rate schedule stay as they were before such a
+    step, and non_finite-step-N.json in the run's folder says what was in it."""
 
     @field_validator("groups_per_step", mode="before")
     @classmethod

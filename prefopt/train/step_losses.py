@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from prefopt.models.head import TokenSlopes
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
-from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import StepSums, group_metrics
 from prefopt.train.scoring import Scored, inputs_of, joined, score, with_leaves
 from prefopt.train.share import StepShare
+from prefopt.train.step_record import StepRecord
 from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
 
 
@@ -43,7 +43,7 @@ class StepLosses:
             statistics: of all groups of the step, where the objective couples them.
             device: of the policy.
         """
-        self.sums, self.guard = StepSums(), StepGuard()
+        self.sums, self.record = StepSums(), StepRecord()
         self._objective, self._model, self._reference = objective, model, reference
         self._share, self._statistics, self._device = share, statistics, device
         self._needs_whole_call = objective.couples_micro_batch or (
@@ -121,7 +121,8 @@ class StepLosses:
         self.sums.add("loss:sum", counted)
         self.sums.add("non_finite", (~torch.isfinite(counted)).sum())
         self.sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
-        self.guard.losses.append((batch.ids, output.losses.detach()))
+        if not is_filler:
+            self.record.add(batch.ids, inputs, output)
         return loss
 
     def _first_pass(self) -> None:

@@ -24,10 +24,13 @@ from prefopt.train.arguments import keep_log_probs_wide
 from prefopt.train.checkpoint import save_atomically
 from prefopt.train.durable import staging_folder
 from prefopt.train.epoch_end import EpochEnd
+from prefopt.train.evaluation import held_out_means
+from prefopt.train.guard import StepGuard, hold_update
 from prefopt.train.loader import step_loader
-from prefopt.train.metrics import LogWindow, StepSums, group_metrics, means_of
-from prefopt.train.scoring import scored_without_gradient, statistics_of
+from prefopt.train.metrics import LogWindow
+from prefopt.train.scoring import statistics_of
 from prefopt.train.share import StepShare
+from prefopt.train.spikes import watch_loss
 from prefopt.train.step_losses import StepLosses
 from prefopt.train.steps import StepDataset
 from prefopt.train.stopping import StopAgreement, StopBetweenSteps
@@ -40,6 +43,9 @@ class PreferenceTrainer(Trainer):
     objective: Objective
     reference: Reference | None
     _losses: StepLosses
+    _packed: Tensor
+    _sums: dict[str, float]
+    _num_tokens: float
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class PreferenceTrainer(Trainer):
         train_dataset: StepDataset,
         eval_dataset: StepDataset | None,
         tokenizer: PreTrainedTokenizerBase,
+        guard: StepGuard,
         callbacks: Sequence[TrainerCallback] = (),
         stop: StopAgreement | None = None,
     ) -> None:
@@ -58,14 +65,14 @@ class PreferenceTrainer(Trainer):
         assert (reference is not None) == objective.needs_reference
         self.objective = objective
         self.reference = reference
+        self.guard = guard
         self.window = LogWindow()
         self.stop = stop or StopAgreement()
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._packed: Tensor | None = None
         self._is_saving = False
         self._head_is_checked = False
         self._training_since: float | None = None
-        self._num_tokens = 0
+        self._is_left_out = False
         super().__init__(
             model=model,
             args=args,
@@ -100,8 +107,12 @@ class PreferenceTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Gradients of one optimiser step, from a StepShare; returns its loss over all ranks."""
+        """Gradients of one optimiser step, from a StepShare; returns this rank's part of its loss.
+
+        What the Trainer makes of that is not logged: it would mix in steps that are left out.
+        """
         assert isinstance(inputs, StepShare)
+        self._is_left_out = False
         if not self._head_is_checked:
             assert isinstance(self.train_dataset, StepDataset)
             excerpt = self._prepare_inputs(self.train_dataset.excerpt())
@@ -121,8 +132,11 @@ class PreferenceTrainer(Trainer):
                 loss = self._losses.loss_of(i)
                 if is_last:
                     self._reduce_sums(inputs)
+                    # DeepSpeed leaves a step out by itself if its gradients are not finite.
+                    loss = loss * torch.nan if self._is_left_out else loss
                 self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
-        return self._losses.sums.values["loss:sum"].to(torch.float32)
+        loss = self._losses.sums.values["loss:sum"].to(torch.float32)
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
     def _is_bfloat16(self, model: nn.Module) -> bool:
         is_autocast = self.accelerator.mixed_precision == "bf16"
@@ -166,32 +180,44 @@ class PreferenceTrainer(Trainer):
         """
         self.stop.wish(self._losses.sums, self.args.device)
         self._packed = self.accelerator.reduce(self._losses.sums.pack(), reduction="sum")
-        self._num_tokens = share.num_tokens
+        self._num_tokens = float(share.num_tokens)
         if self._is_deepspeed:
             self._read_sums(self._packed.tolist())
 
-    def _read_sums(self, packed: list[float]) -> None:
-        sums = self._losses.sums.read(packed)
-        self.stop.agree(sums)
-        if sums.pop("non_finite") > 0:
-            self._losses.guard.stop_on_loss(self.state.global_step + 1)
-        self._losses.sums.values["loss:sum"] = torch.tensor(
-            sums["loss:sum"], device=self.args.device
-        )
-        self.window.add({**sums, "loss:count": 1.0, "num_tokens": float(self._num_tokens)})
+    def _read_sums(self, packed: list[float], norm: float | None = None) -> None:
+        self._sums = self._losses.sums.read(packed)
+        self.stop.agree(self._sums)
+        if self._sums.pop("non_finite") > 0:
+            self._leave_out(is_loss_finite=False, norm=norm)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """The gradient norm before clipping; stops the run if it or the loss is not finite."""
+    def _leave_out(self, *, is_loss_finite: bool, norm: float | None) -> None:
+        self._is_left_out = True
+        step, record, window = self.state.global_step + 1, self._losses.record, self.window
+        self.guard.leave_out(step, record, window, is_loss_finite=is_loss_finite, grad_norm=norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
+        """The gradient norm before clipping, or None for a step that is left out.
+
+        Stops the run if the norm or the loss is not finite and the step may not be left out.
+        """
         grad_norm = Trainer._get_grad_norm(self, model, grad_norm)
         if self._is_deepspeed:
             norm = float(grad_norm)
+            assert self.accelerator.optimizer_step_was_skipped == (not math.isfinite(norm))
         else:
-            assert self._packed is not None
             whole = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
             *packed, norm = torch.cat([self._packed, whole.double().reshape(1)]).tolist()
-            self._read_sums(packed)
-        if not math.isfinite(norm):
-            self._losses.guard.stop_on_gradient(self.state.global_step + 1, norm)
+            self._read_sums(packed, norm)
+        if not (self._is_left_out or math.isfinite(norm)):
+            self._leave_out(is_loss_finite=True, norm=norm)
+        if not self._is_deepspeed:
+            hold_update(self.accelerator, self.optimizer, is_left_out=self._is_left_out)
+        if self._is_left_out:
+            self.window.leave_out(self._num_tokens)
+            return None
+        loss, step = self._sums["loss:sum"], self.state.global_step + 1
+        watch_loss(loss, step, self._losses.record, self.window, self.guard.say)
+        self.window.add({**self._sums, "loss:count": 1.0, "num_tokens": self._num_tokens})
         return norm
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -211,47 +237,23 @@ class PreferenceTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Loss and metrics over all held-out groups, each counted once.
-
-        Every term of the loss has its own denominator over the whole set.
-        """
+        """Loss and metrics over all held-out groups, each counted once."""
         began = time.perf_counter()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         assert isinstance(dataset, StepDataset)
-        sums, coefficients = StepSums(), dict[str, float]()
         model = self.model_wrapped
         was_training = model.training
         model.eval()
-        for step in range(dataset.plan.steps_per_epoch):
-            share = dataset[0, step]
-            statistics = self._step_statistics(model, share)
-            scored = scored_without_gradient(
-                self.objective,
-                model,
-                self.reference,
-                share.micro_batches,
-                share.large,
-                self.args.device,
-                statistics,
-            )
-            for which, inputs in scored:
-                is_filler = isinstance(which, int) and which >= share.num_real
-                output = self.objective(inputs)
-                for name, term in output.all_terms().items():
-                    coefficients[name] = term.coefficient
-                    sums.add(f"term/{name}:sum", term.losses.sum() * (not is_filler))
-                    sums.add(f"term/{name}:count", term.weight.sum() * (not is_filler))
-                sums.add_groups(group_metrics(inputs, output), is_filler=is_filler)
-        model.train(was_training)
-        reduced = self.accelerator.reduce(sums.pack(), reduction="sum").tolist()
-        means = means_of(sums.read(reduced))
-        loss = sum(
-            coefficient * means.pop(f"term/{name}", 0.0)
-            for name, coefficient in coefficients.items()
+        means = held_out_means(
+            self.objective,
+            model,
+            self.reference,
+            dataset,
+            self.accelerator,
+            self._step_statistics,
         )
-        metrics = {
-            f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()
-        }
+        model.train(was_training)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self._pause(began)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
@@ -265,12 +267,14 @@ class PreferenceTrainer(Trainer):
         if "learning_rate" in logs:
             num_tokens = self.window.sums.pop("num_tokens")
             assert self._training_since is not None
-            logs = {**logs, **self.window.drain()}
+            logs = {name: value for name, value in logs.items() if name != "loss"}
+            logs |= self.window.drain() | self.window.counts()
             logs["tokens_per_second"] = num_tokens / (time.perf_counter() - self._training_since)
             self._training_since = None
         if "train_loss" in logs:
             # The Trainer's own mean forgets the steps before a resume.
-            logs["train_loss"] = self.window.total_loss / max(self.state.global_step, 1)
+            num_steps = self.state.global_step - self.window.num_skipped
+            logs["train_loss"] = self.window.total_loss / max(num_steps, 1)
             # It counts one sample a step.
             logs.pop("train_samples_per_second")
         super().log(logs, start_time)

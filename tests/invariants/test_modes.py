@@ -2,14 +2,13 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.invariants.train_all import ADAPTERS, OBJECTIVES, write_inputs
-from tests.support.launch import REPOSITORY, launch
+from tests.support.launch import REPOSITORY, launch, partitioning_zero_3
 
 TRAINED = {"float32": list(OBJECTIVES), "float64": ["dpo", "all_traits"]}
 RUNS = {
@@ -19,13 +18,6 @@ RUNS = {
 SHARDED = ["zero1", "zero2", "zero3", "fsdp2"]
 # No pair of the data is larger than 40 tokens: a larger one would go through the model in pieces.
 WHOLE_STEP, SOME_GROUPS, ONE_GROUP = 100_000, 100, 40
-
-# DeepSpeed keeps small parameters whole unless this says otherwise, which would hide ZeRO-3.
-ZERO_3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def trained(folder):
     def run(mode, dtype, tokens_per_micro_batch):
         output = folder / f"{mode}-{dtype}-{tokens_per_micro_batch}"
         output.mkdir()
-        configuration = _zero_3_configuration(folder) if mode == "zero3" else None
+        configuration = partitioning_zero_3(folder) if mode == "zero3" else None
         script = REPOSITORY / "tests" / "invariants" / "train_all.py"
         launch(
             mode,
@@ -56,18 +48,6 @@ def trained(folder):
         return output
 
     return run
-
-
-def _zero_3_configuration(folder: Path) -> Path:
-    deepspeed = folder / "zero3.json"
-    deepspeed.write_text(json.dumps(ZERO_3))
-    file = folder / "zero3.yaml"
-    file.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 2\n"
-        "num_machines: 1\ndeepspeed_config:\n"
-        f"  deepspeed_config_file: {deepspeed}\n  zero3_init_flag: true\n"
-    )
-    return file
 
 
 def _facts(output, run):

@@ -1,5 +1,6 @@
 """Starting the product as a user does, in processes of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,13 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATIONS = REPOSITORY / "recipes" / "accelerate"
+
+# DeepSpeed keeps small parameters whole unless this says otherwise, which would hide ZeRO-3.
+_ZERO_3 = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+}
 
 
 def run(
@@ -43,3 +51,21 @@ def launch(
         f"{mode} failed:\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
     )
     return result.stdout
+
+
+def partitioning_zero_3(folder: Path) -> Path:
+    """A launch configuration in the folder, under which ZeRO-3 divides tiny models as well."""
+    deepspeed = folder / "zero3.json"
+    deepspeed.write_text(json.dumps(_ZERO_3))
+    return deepspeed_configuration(folder, deepspeed)
+
+
+def deepspeed_configuration(folder: Path, deepspeed: Path) -> Path:
+    """A launch configuration in the folder, for two processes and a DeepSpeed file."""
+    file = folder / f"{deepspeed.stem}.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 2\n"
+        "num_machines: 1\ndeepspeed_config:\n"
+        f"  deepspeed_config_file: {deepspeed}\n  zero3_init_flag: true\n"
+    )
+    return file
