@@ -34,7 +34,7 @@ def check_agreement(facts: Mapping[str, Any], way_out: str) -> None:
         return
     holder = f"process {PartialState().process_index} on {socket.gethostname()}"
     everywhere: list[tuple[str, dict[str, str]]] = gather_object([(holder, mine)])
-    names = sorted({name for _, theirs in everywhere for name in theirs})
+    names = dict.fromkeys(name for _, theirs in everywhere for name in theirs)
     different = [line for name in names if (line := _difference(name, everywhere))]
     more = f"; and {len(different) - _NUM_NAMED} more" if len(different) > _NUM_NAMED else ""
     raise UserError(f"{'; '.join(different[:_NUM_NAMED])}{more}. {way_out}")

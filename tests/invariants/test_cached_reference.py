@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from prefopt.data.reference_cache import ReferenceFolder, read_about
-from tests.invariants.test_modes import _logged, _relative, _weights, _zero_3_configuration
+from tests.invariants.test_modes import _logged, _relative, _weights
 from tests.invariants.train_cached import ADAPTERS
-from tests.support.launch import REPOSITORY, launch
+from tests.support.launch import REPOSITORY, launch, partitioning_zero_3
 from tests.support.runs import LORA, run
 from tests.support.tiny import save_tiny_model, write_pairs
 
@@ -41,7 +41,7 @@ def trained(folder):
             mode,
             REPOSITORY / "tests" / "invariants" / "train_cached.py",
             output,
-            configuration=_zero_3_configuration(folder) if mode == "zero3" else None,
+            configuration=partitioning_zero_3(folder) if mode == "zero3" else None,
             environment={"PYTHONPATH": str(REPOSITORY)},
         )
         lines = [line for line in said.splitlines() if line.startswith("reference:")]
