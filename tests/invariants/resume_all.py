@@ -70,7 +70,7 @@ def _cut_back(folder: Path, step: int) -> None:
         if int(checkpoint.name.partition("-")[2]) > step:
             shutil.rmtree(checkpoint)
     for file in (*run.glob("*.safetensors"), *run.glob("*config.json"), run / "curves.png"):
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def _kill_one_of_two(folder: Path, *, rank: int, wait: float) -> bool:
     process = subprocess.Popen(
         [sys.executable, *LAUNCH, "-m", "prefopt", "train", str(_recipe(folder)), "--resume"],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

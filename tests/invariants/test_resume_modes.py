@@ -124,3 +124,30 @@ def test_zero_refuses_another_number_of_processes(resumed):
 
     assert done.returncode != 0
     assert "was written under zero2 by 2 processes" in done.stderr
+
+
+# What the second process wrote of a checkpoint.
+OF_RANK_1 = {
+    "ddp": "rng_state_1.pth",
+    "zero3": "*pp_rank_1_*optim_states.pt",
+    "fsdp2": "rng_state_1.pth",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", OF_RANK_1)
+def test_a_file_of_another_process_that_is_missing_is_named(resumed, tmp_path, mode):
+    folder = resumed(mode)
+    checkpoint = folder / "dpo-full" / "run" / "checkpoint-2"
+    file = next(checkpoint.rglob(OF_RANK_1[mode]))
+    file.rename(tmp_path / file.name)
+    launcher = ["-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", CONFIGURATIONS / f"{mode}.yaml"]
+
+    done = run(*launcher, SCRIPT, folder, "2", environment=ENVIRONMENT)
+
+    (tmp_path / file.name).rename(file)
+    assert done.returncode != 0
+    missing = f"{checkpoint}: {file.relative_to(checkpoint)} is missing. Put its files back"
+    assert missing in " ".join(done.stderr.split())
+    assert not (checkpoint.parent / "config.json").exists()
