@@ -1,0 +1,1 @@
+"""What a step does to the log-probs of the responses it learns from, and why."""

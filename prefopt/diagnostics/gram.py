@@ -1,0 +1,100 @@
+"""The Gram matrix of a group's log-prob gradients, exactly, in one backward pass.
+
+G[i, j] = <grad log pi(y_i|x), grad log pi(y_j|x)> over all trainable parameters. It says by how
+much a step along the gradient of response j moves the log-prob of response i, which is what
+gradient entanglement (arXiv 2410.13828) is about.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prefopt.diagnostics.listener import Listener, base_of
+from prefopt.diagnostics.places import Plan, who_answers
+from prefopt.diagnostics.tokens import Tokens
+from prefopt.models.head import layout_of
+from prefopt.models.layout import LayoutName, lay_out, score_tokens
+from prefopt.types import GroupBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gram:
+    """Inner products between the gradients of a group's K summed log-probs."""
+
+    of_parameter: dict[str, Float[Tensor, "K K"]]
+    """In float64, by the name of the parameter; their sum is the whole."""
+    missing: tuple[str, ...]
+    """Trainable parameters that are not in it, since no layer tells whose tokens they act on."""
+    token_logps: Float[Tensor, " N"]
+    """Log-probs of the scored tokens, from the same forward pass, without gradient."""
+
+    @property
+    def total(self) -> Float[Tensor, "K K"]:
+        """Over all parameters but those that are missing."""
+        return torch.stack(list(self.of_parameter.values())).sum(dim=0)
+
+
+class GramMeter:
+    """Measures Grams of one model; what its layers are is found out at the first one."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        """Takes a policy with a log-prob head, which may be sharded but has no other wrapper.
+
+        Raises:
+            ValueError: if nothing of it is trainable.
+        """
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                "no parameter of the model is trainable, so there is no gradient to compare; "
+                "call requires_grad_() on it."
+            )
+        self.model = model
+        # A prompt that is shared has one derivative for all its responses.
+        self._layout: LayoutName = "padded" if layout_of(model)[0] == "padded" else "packed"
+        self._head = base_of(model).get_output_embeddings()
+        self._plans: dict[bool, tuple[Plan, tuple[str, ...]]] = {}
+
+    def measure(self, batch: GroupBatch, weights: Float[Tensor, " N"] | None = None) -> Gram:
+        """Gradient inner products of one group's responses.
+
+        Costs a forward pass, the derivatives by activations, and the products; the first one costs
+        another forward pass. Gradients of parameters are neither read nor changed. Gradient
+        checkpointing, if it is on, must not be reentrant.
+
+        Args:
+            batch: one group, on the model's device. Dropout must be off.
+            weights: of the scored tokens, each response being their weighted sum of log-probs; by
+                default 1.
+
+        Raises:
+            ValueError: if the batch is not one group.
+        """
+        if batch.layout.num_groups != 1:
+            raise ValueError(
+                f"a Gram is of one group; split the batch of {batch.layout.num_groups} groups."
+            )
+        ids = lay_out(batch, self._layout).arguments()["input_ids"]
+        tokens = Tokens.of(batch, self._layout, tuple(ids.shape))
+        # In a single row a layer that serves all rows at once looks like one that serves each.
+        is_alone = len(tokens.spans) == 1
+        if is_alone not in self._plans:
+            head = self._head
+            self._plans[is_alone] = who_answers(
+                self.model,
+                lambda module, output: module is head or tokens.are_in(output),
+                lambda: self._logps(batch),
+            )
+        plan, missing = self._plans[is_alone]
+        listener = Listener(self.model, plan, tokens, ids.unique(), weights)
+        with torch.enable_grad(), listener.listening():
+            logps = self._logps(batch)
+            parts = listener.backward((logps if weights is None else logps * weights).sum())
+        return Gram(of_parameter=parts, missing=missing, token_logps=logps.detach())
+
+    def _logps(self, batch: GroupBatch) -> Float[Tensor, " N"]:
+        logps: Tensor = score_tokens(self.model, batch, layout=self._layout)
+        return logps

@@ -1,0 +1,186 @@
+"""The Gram is that of gradients taken one response at a time, whatever the layers."""
+
+import copy
+
+import pytest
+import torch
+import transformers as t
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from prefopt.data.collate import collate
+from prefopt.diagnostics.gram import GramMeter
+from prefopt.models.head import install_logp_head
+from prefopt.models.layout import token_logps
+from tests.models.test_architectures import FLAT, NOT_IN_FLOAT64, RECORDS, RECURRENT
+
+GROUP = next(record for record in RECORDS if len(record.response_ids) == 3)
+
+
+def model_of(config, layout, dtype=torch.float64):
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(copy.deepcopy(config)).to(dtype)
+    for parameter in model.parameters():
+        # Biases, norms and sinks start at 0 or 1, where much of a gradient would be 0.
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter, mean=float(parameter.data.mean()), std=0.2)
+    install_logp_head(model, layout)
+    return model
+
+
+def explicit(model, batch, weights=1.0):
+    """By one backward pass for each response's log-prob, per parameter."""
+    logps = batch.sum_over_tokens(token_logps(model, batch) * weights)[0]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = [
+        torch.autograd.grad(
+            logp, list(named.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for logp in logps
+    ]
+    expected = {}
+    for name, of_each in zip(named, zip(*gradients, strict=True), strict=True):
+        rows = torch.stack(of_each).flatten(1).double()
+        expected[name] = rows @ rows.T
+    return expected
+
+
+def check(model, batch, tolerance, weights=None):
+    expected = explicit(model, batch, 1.0 if weights is None else weights)
+    found = GramMeter(model).measure(batch, weights)
+    assert found.missing == ()
+    zero = torch.zeros_like(found.total)
+    whole = sum(expected.values())
+    size = whole.diagonal().sqrt()
+    bound = tolerance * size[:, None] * size
+    assert (found.total - whole).abs().le(bound).all()
+    for name, part in expected.items():
+        assert (found.of_parameter.get(name, zero) - part).abs().le(bound).all(), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [(name, "packed") for name in FLAT]
+    + [(name, "padded") for name in ("qwen2", "gpt2", "opt", "gemma3", "gpt-oss")],
+)
+def test_every_architecture_has_the_gram_of_explicit_gradients(name, layout):
+    dtype = torch.float32 if name in NOT_IN_FLOAT64 else torch.float64
+    model = model_of(FLAT[name], layout, dtype)
+
+    check(model, collate([GROUP]), 1e-4 if dtype == torch.float32 else 1e-10)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_so_has_an_architecture_that_mixes_tokens_outside_attention(name):
+    model = model_of(RECURRENT[name][0], "padded", torch.float32).eval()
+
+    check(model, collate([GROUP]), 1e-4)
+
+
+def with_adapter(model, **changes):
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **changes}
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            # It starts at 0, where the gradient of A is 0 as well.
+            nn.init.normal_(parameter, std=0.3)
+    return adapted.double()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"bias": "all"},
+        {"modules_to_save": ["norm"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["qwen2", "llama"])
+def test_so_has_an_adapter(name, changes):
+    model = with_adapter(model_of(FLAT[name], "packed"), **changes)
+
+    check(model, collate([GROUP]), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "gemma3", "mixtral"])
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_layers_that_are_computed_again_for_the_backward_pass_count_once(name, is_adapted):
+    dtype = torch.float32 if name in NOT_IN_FLOAT64 else torch.float64
+    model = model_of(FLAT[name], "packed", dtype).train()
+    adapted = with_adapter(model, target_modules=["q_proj"]).to(dtype) if is_adapted else model
+    plain = GramMeter(adapted).measure(collate([GROUP]))
+    if is_adapted:
+        model.enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+    found = GramMeter(adapted).measure(collate([GROUP]))
+
+    assert model.is_gradient_checkpointing
+    torch.testing.assert_close(found.total, plain.total, rtol=1e-6, atol=1e-8)
+    assert found.missing == ()
+
+
+def test_a_response_may_be_a_weighted_sum_of_its_tokens():
+    batch = collate([GROUP])
+    weights = torch.linspace(-1, 2, len(batch.targets), dtype=torch.float64)
+
+    check(model_of(FLAT["gemma2"], "packed"), batch, 1e-6, weights)
+    check(model_of(FLAT["llama-tied"], "padded"), batch, 1e-10, weights)
+
+
+def test_log_probs_come_from_the_same_pass():
+    model, batch = model_of(FLAT["llama"], "packed"), collate([GROUP])
+
+    found = GramMeter(model).measure(batch)
+
+    torch.testing.assert_close(found.token_logps, token_logps(model, batch))
+    assert not found.token_logps.requires_grad
+
+
+def test_one_meter_measures_groups_of_all_sizes():
+    model = model_of(FLAT["gpt2"], "padded")
+    meter = GramMeter(model)
+
+    for record in RECORDS:
+        whole = sum(explicit(model, collate([record])).values())
+        torch.testing.assert_close(meter.measure(collate([record])).total, whole)
+
+
+def test_products_in_bfloat16_are_close_to_those_in_float32():
+    model, batch = model_of(FLAT["llama"], "packed", torch.float32), collate([GROUP])
+    expected = GramMeter(model).measure(batch).total
+
+    found = GramMeter(model.to(torch.bfloat16)).measure(batch).total
+
+    size = expected.diagonal().sqrt()
+    # 8 bits of mantissa.
+    assert ((found - expected).abs() <= 0.05 * size[:, None] * size).all()
+
+
+def test_what_answers_for_no_token_is_named():
+    model = model_of(FLAT["llama"], "packed")
+    model.register_parameter("temperature", nn.Parameter(torch.ones(())))
+    model.model.layers[0].mlp.forward = lambda hidden: hidden.sum() * hidden
+
+    found = GramMeter(model).measure(collate([GROUP]))
+
+    assert found.missing == ("temperature",)
+
+
+def test_a_frozen_model_is_refused():
+    model = model_of(FLAT["llama"], "packed").requires_grad_(False)
+
+    with pytest.raises(ValueError, match="no parameter of the model is trainable"):
+        GramMeter(model)
+
+
+def test_several_groups_at_once_are_refused():
+    meter = GramMeter(model_of(FLAT["llama"], "packed"))
+
+    with pytest.raises(ValueError, match="a Gram is of one group; split the batch of 6 groups"):
+        meter.measure(collate(RECORDS))
