@@ -12,6 +12,7 @@ from prefopt.errors import UserError, check_section
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.objectives import Objective, build
 from prefopt.section import Section
+from prefopt.train.diagnostics_section import DiagnosticsSection
 from prefopt.train.section import TrainingSection
 
 
@@ -31,6 +32,8 @@ class Recipe(Section):
     """A LoRA adapter to train; without this section the weights themselves are trained."""
     training: TrainingSection
     """How to train."""
+    diagnostics: DiagnosticsSection | None = None
+    """What is measured while training; without this section nothing is, and it costs nothing."""
 
     @field_validator("objective", mode="before")
     @classmethod

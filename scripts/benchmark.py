@@ -3,6 +3,7 @@
 objectives  the cost of every objective, from [G, K] log-probs to their gradient with K = 8, as
             a share of a training step of a small Qwen3 model with dpo
 head        the log-prob head against what it replaces
+gram        the Gram of a group's gradients against a plain forward and backward pass
 train       training steps of prefopt, its features added one at a time, against trl's DPOTrainer
             with default and with tuned settings, on lengths like those of known data sets
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from benchmark_arms import ARMS
+from benchmark_gram import gram
 from benchmark_head import head
 from benchmark_models import SIZES
 from benchmark_objectives import objectives, print_table
@@ -37,9 +39,9 @@ def main() -> None:
     arguments = _parser().parse_args()
     torch.manual_seed(0)
     try:
-        result = {"objectives": _objectives, "head": _head, "train": _train}[arguments.what](
-            arguments
-        )
+        result = {"objectives": _objectives, "head": _head, "gram": _gram, "train": _train}[
+            arguments.what
+        ](arguments)
     except GateError as error:
         sys.exit(f"error: {error} Nothing was timed.")
     if arguments.output is not None:
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="what", required=True)
-    for name in ("objectives", "head"):
+    for name in ("objectives", "head", "gram"):
         command = commands.add_parser(name)
         command.add_argument("--rounds", type=int, default=5, help="How often all is timed.")
     command = commands.add_parser("train")
@@ -83,6 +85,16 @@ def _head(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"{name:<12}{milliseconds:>9.1f} ms   error {result['errors'][name]:.1e}")
     for name, ratio in result["ratios"].items():
         print(f"{name:<32}{ratio:>6.2f}")
+    return result
+
+
+def _gram(arguments: argparse.Namespace) -> dict[str, Any]:
+    result = gram(arguments.rounds)
+    for name, row in result["workloads"].items():
+        print(
+            f"{name:<16}{row['plain_ms']:>9.1f} ms plain{row['gram_ms']:>9.1f} ms Gram"
+            f"{row['ratio']:>8.2f}"
+        )
     return result
 
 

@@ -42,6 +42,7 @@ from prefopt.train.checkpoint import (
     load_state,
     step_of,
 )
+from prefopt.train.diagnostics import StepDiagnostics
 from prefopt.train.durable import (
     clear_staging,
     failed_writes_are_one_line,
@@ -177,6 +178,8 @@ def train(
         section = recipe.reference or ReferenceSection()
         began_cached = None if checkpoint is None else load_state(checkpoint)["cached_reference"]
         ReferenceStart(trainer, section, identity, began_cached=began_cached, say=_say)
+    if recipe.diagnostics is not None:
+        trainer.add_callback(StepDiagnostics(trainer, recipe.diagnostics, _say))
     if checkpoint is not None:
         _go_on(trainer, checkpoint)
     try:

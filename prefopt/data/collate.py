@@ -94,6 +94,36 @@ def some_responses(batch: GroupBatch, first: int, stop: int) -> GroupBatch:
     )
 
 
+def repeat_responses(batch: GroupBatch) -> GroupBatch:
+    """One group with its responses twice, in order; nothing else is known of their tokens."""
+    assert batch.layout.num_groups == 1
+    assert batch.where.all()
+    num_prompt, num = batch.layout.num_prompt_tokens, batch.layout.num_slots
+
+    def twice(row: Int[Tensor, " T"]) -> Int[Tensor, " _"]:
+        return torch.cat([row, row[num_prompt:]])
+
+    def side_by_side(values: Tensor) -> Tensor:
+        return torch.cat([values, values], dim=-1)
+
+    return GroupBatch(
+        input_ids=twice(batch.input_ids),
+        position_ids=twice(batch.position_ids),
+        layout=Layout(
+            prompt_lengths=batch.layout.prompt_lengths,
+            response_lengths=batch.layout.response_lengths * 2,
+            response_slots=tuple(range(2 * num)),
+            num_slots=2 * num,
+        ),
+        targets=side_by_side(batch.targets),
+        response_of_token=torch.cat([batch.response_of_token, batch.response_of_token + num]),
+        where=side_by_side(batch.where),
+        scores=side_by_side(batch.scores),
+        num_tokens=side_by_side(batch.num_tokens),
+        ids=batch.ids,
+    )
+
+
 def _per_token(
     columns: Iterable[tuple[Float[Tensor, " _"], ...] | None],
 ) -> Float[Tensor, " N"] | None:

@@ -5,12 +5,14 @@ much a step along the gradient of response j moves the log-prob of response i, w
 gradient entanglement (arXiv 2410.13828) is about.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefopt.diagnostics.listener import Listener, base_of
@@ -19,6 +21,21 @@ from prefopt.diagnostics.tokens import Tokens
 from prefopt.models.head import layout_of
 from prefopt.models.layout import LayoutName, lay_out, score_tokens
 from prefopt.types import GroupBatch
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, but layers that are computed again for the backward pass still are."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    for module, was_training in modes.items():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = was_training
+    try:
+        yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +79,11 @@ class GramMeter:
         """Gradient inner products of one group's responses.
 
         Costs a forward pass, the derivatives by activations, and the products; the first one costs
-        another forward pass. Gradients of parameters are neither read nor changed. Gradient
-        checkpointing, if it is on, must not be reentrant.
+        another forward pass. Gradients of parameters are neither read nor changed, and dropout is
+        off meanwhile. Gradient checkpointing, if it is on, must not be reentrant.
 
         Args:
-            batch: one group, on the model's device. Dropout must be off.
+            batch: one group, on the model's device.
             weights: of the scored tokens, each response being their weighted sum of log-probs; by
                 default 1.
 
@@ -86,14 +103,19 @@ class GramMeter:
             self._plans[is_alone] = who_answers(
                 self.model,
                 lambda module, output: module is head or tokens.are_in(output),
-                lambda: self._logps(batch),
+                lambda: self.token_logps(batch),
             )
         plan, missing = self._plans[is_alone]
         listener = Listener(self.model, plan, tokens, ids.unique(), weights)
-        with torch.enable_grad(), listener.listening():
+        with without_dropout(self.model), torch.enable_grad(), listener.listening():
             logps = self._logps(batch)
             parts = listener.backward((logps if weights is None else logps * weights).sum())
         return Gram(of_parameter=parts, missing=missing, token_logps=logps.detach())
+
+    def token_logps(self, batch: GroupBatch) -> Float[Tensor, " N"]:
+        """Log-probs of the scored tokens alone, computed as `measure` does."""
+        with without_dropout(self.model), torch.no_grad():
+            return self._logps(batch)
 
     def _logps(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         logps: Tensor = score_tokens(self.model, batch, layout=self._layout)

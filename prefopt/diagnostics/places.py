@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 Plan = dict[nn.Module, list["Place"]]
@@ -40,14 +39,14 @@ def who_answers(
     Args:
         model: what has the parameters.
         is_in_order: whether what a layer returned has the tokens in their order.
-        forward: runs the model once.
+        forward: runs the model once, without gradient.
     """
     called: dict[nn.Module, bool] = {}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         called[module] = called.get(module, True) and is_in_order(module, output)
 
-    with _heard(model, note), torch.no_grad():
+    with _heard(model, note):
         forward()
     parents = {child: each for each in model.modules() for child in each.children()}
     plan: Plan = {}

@@ -80,7 +80,7 @@ class HeadSlopes:
         self.hidden, self.targets = wide(hidden), targets
         self._weight, self._bias, self._weights = weight, bias, weights
         self._scale, self._softcap = scale, softcap
-        self.width = max(1, _TILE_ELEMENTS // max(len(targets), 1))
+        self.width = max(1, _TILE_ELEMENTS // max(len(targets), hidden.shape[1]))
         parts = [
             torch.logsumexp(self._logits(each), dim=1)
             for each in torch.arange(weight.shape[0], device=weight.device).split(self.width)
@@ -104,18 +104,25 @@ class HeadSlopes:
         return list(torch.arange(size, device=self._weight.device).split(self.width))
 
     def gram(self, spans: Spans) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"]]:
-        """Of the projection's weight, and of its bias."""
-        count = len(self.targets)
-        products = self.hidden.new_zeros(count, count)
-        of_bias = torch.zeros(len(spans), len(spans), dtype=torch.float64, device=products.device)
+        """Of the projection's weight, by the cheaper of two ways, and of its bias."""
+        count, width = self.hidden.shape
+        num = len(spans)
+        of_weight = torch.zeros(num, num, dtype=torch.float64, device=self.hidden.device)
+        of_bias = of_weight.clone()
+        is_ghost_cheaper = count**2 < (count + num**2) * width
+        products = self.hidden.new_zeros(count, count) if is_ghost_cheaper else None
         for tokens in self.pieces():
             slopes = self.at(tokens)
-            products += slopes @ slopes.T
             of_bias += gram_of_rows(sums_of_each(slopes, spans))
-        products *= self.hidden @ self.hidden.T
-        of_weight = _symmetric(
-            lambda i, j: products[spans[i], spans[j]].sum(), len(spans), products.device
-        )
+            if products is not None:
+                products += slopes @ slopes.T
+            else:
+                of_weight += gram_of_rows(of_each(self.hidden, slopes, spans).flatten(1))
+        if products is not None:
+            products *= self.hidden @ self.hidden.T
+            of_weight = _symmetric(
+                lambda i, j: products[spans[i], spans[j]].sum(), num, products.device
+            )
         return of_weight, of_bias
 
     def rows_of_each(self, tokens: Int[Tensor, " U"], spans: Spans) -> Float[Tensor, "K U H"]:

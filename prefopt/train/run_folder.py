@@ -52,6 +52,7 @@ MAY_CHANGE = (
     "data.num_workers",
     "data.cache_dir",
     "reference.cache",
+    "diagnostics",
 )
 """Keys that a resumed run may have changed: an update depends on them by its last bits at most, or
 as with max_skipped_steps, there was none without."""

@@ -1,6 +1,6 @@
 """From a micro-batch to what an objective sees: log-probs, and what it asks for of tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from prefopt.models.layout import score_tokens
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.share import LargeGroup, StepShare
-from prefopt.types import GroupBatch, ObjectiveInputs, TokenInputs
+from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput, TokenInputs
 
 Scored = dict[str, Tensor]
 """What models say of a micro-batch's tokens: `logps` and `reference_logps` of the N scored ones,
@@ -78,6 +78,16 @@ def inputs_of(
         tokens=tokens,
         step_statistics=step_statistics,
     )
+
+
+def loss_of(output: ObjectiveOutput, denominators: Mapping[str, float]) -> Float[Tensor, ""]:
+    """Some groups' part of the loss of a step whose terms have such denominators."""
+    loss = output.losses.sum() * 0.0
+    for name, term in output.all_terms().items():
+        denominator = denominators[name]
+        if denominator > 0:
+            loss = loss + term.coefficient / denominator * term.losses.sum()
+    return loss
 
 
 def joined(pieces: Sequence[Scored]) -> Scored:

@@ -10,10 +10,10 @@ from prefopt.models.head import TokenSlopes
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.metrics import StepSums, group_metrics
-from prefopt.train.scoring import Scored, inputs_of, joined, score, with_leaves
+from prefopt.train.scoring import Scored, inputs_of, joined, loss_of, score, with_leaves
 from prefopt.train.share import StepShare
 from prefopt.train.step_record import StepRecord
-from prefopt.types import GroupBatch, ObjectiveInputs, ObjectiveOutput
+from prefopt.types import GroupBatch, ObjectiveInputs
 
 
 class StepLosses:
@@ -99,24 +99,17 @@ class StepLosses:
         if reference_logps is not None:
             scored["reference_logps"] = reference_logps
         inputs = inputs_of(self._objective, batch, scored, self._statistics)
-        (slopes,) = torch.autograd.grad(self._loss(self._objective(inputs)), leaf)
+        (slopes,) = torch.autograd.grad(
+            loss_of(self._objective(inputs), self._share.denominators), leaf
+        )
         return slopes[first:stop]
-
-    def _loss(self, output: ObjectiveOutput) -> Float[Tensor, ""]:
-        """The groups' part of the step's loss."""
-        loss = output.losses.sum() * 0.0
-        for name, term in output.all_terms().items():
-            denominator = self._share.denominators[name]
-            if denominator > 0:
-                loss = loss + term.coefficient / denominator * term.losses.sum()
-        return loss
 
     def _counted(
         self, inputs: ObjectiveInputs, batch: GroupBatch, *, is_filler: bool
     ) -> Float[Tensor, ""]:
         """The groups' part of the step's loss, after their numbers are added to the step's."""
         output = self._objective(inputs)
-        loss = self._loss(output)
+        loss = loss_of(output, self._share.denominators)
         counted = loss.detach() * (0.0 if is_filler else 1.0)
         self.sums.add("loss:sum", counted)
         self.sums.add("non_finite", (~torch.isfinite(counted)).sum())

@@ -190,6 +190,10 @@ class StepDataset(Dataset[StepShare]):
             ]
         )
 
+    def group(self, number: int, key: StepKey = (0, 0)) -> GroupBatch:
+        """One record alone, with whatever the objective reads of single tokens in that step."""
+        return self._batch([self.store[number]], key)
+
     def _batch(self, records: Sequence[TokenizedRecord], key: StepKey) -> GroupBatch:
         """A micro-batch with whatever the objective reads of single tokens."""
         batch, objective = collate(records), self.objective

@@ -1,6 +1,7 @@
 """The Gram is that of gradients taken one response at a time, whatever the layers."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,6 +132,17 @@ def test_a_response_may_be_a_weighted_sum_of_its_tokens():
 
     check(model_of(FLAT["gemma2"], "packed"), batch, 1e-6, weights)
     check(model_of(FLAT["llama-tied"], "padded"), batch, 1e-10, weights)
+
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_the_head_comes_out_the_same_by_either_of_its_two_ways(length):
+    """With few scored tokens products of tokens are cheaper, with many whole gradients are."""
+    record = replace(
+        GROUP, response_ids=tuple(ids.repeat(40)[:length] for ids in GROUP.response_ids)
+    )
+    model = model_of(FLAT["gpt2"], "padded")
+
+    check(model, collate([record]), 1e-10)
 
 
 def test_log_probs_come_from_the_same_pass():
