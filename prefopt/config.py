@@ -52,6 +52,7 @@ class Recipe(Section):
             )
         self._cache_fits()
         self._compile_fits()
+        self._normalising_fits()
         self._roles_fit()
         arguments = self.training.arguments
         if self.data.evaluation is None:
@@ -80,6 +81,16 @@ class Recipe(Section):
         if self.training.torch_compile and self.model.quantization:
             raise UserError(
                 "training.torch_compile does not go with model.quantization. Remove one of them."
+            )
+
+    def _normalising_fits(self) -> None:
+        """Raise where gradients are to be made equally long that are not those of log-probs."""
+        objective = self.objective
+        of_distributions = objective.num_top_logits or objective.needs_reference_distribution
+        if self.training.normalise_gradients and of_distributions:
+            raise UserError(
+                f"training.normalise_gradients does not go with {objective.name}, which learns "
+                "from whole distributions too. Remove the key."
             )
 
     def _roles_fit(self) -> None:

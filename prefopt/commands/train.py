@@ -27,6 +27,7 @@ from prefopt.commands.before import (
 from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.prepare import PreparedData, prepare_data
+from prefopt.diagnostics.gram import GramMeter
 from prefopt.models.attention import head_size, why_not_varlen
 from prefopt.models.head import layout_of
 from prefopt.models.load import check_model_sections
@@ -54,6 +55,7 @@ from prefopt.train.guard import StepGuard
 from prefopt.train.metrics import LogWindow
 from prefopt.train.model_card import write_model_card
 from prefopt.train.needs import check_needs
+from prefopt.train.normalise import GradientNorms
 from prefopt.train.plots import plot_curves
 from prefopt.train.processes import on_first_process
 from prefopt.train.progress import ProgressReport
@@ -124,7 +126,11 @@ def train(
     arguments = training_arguments(
         recipe.training, has_evaluation=recipe.data.evaluation is not None
     )
-    check_engine_limits(arguments, is_quantized=recipe.model.quantization is not None)
+    check_engine_limits(
+        arguments,
+        is_quantized=recipe.model.quantization is not None,
+        normalises_gradients=recipe.training.normalise_gradients,
+    )
     check_same_recipe(recipe)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare_data(recipe.data, tokenizer)
@@ -178,6 +184,8 @@ def train(
         section = recipe.reference or ReferenceSection()
         began_cached = None if checkpoint is None else load_state(checkpoint)["cached_reference"]
         ReferenceStart(trainer, section, identity, began_cached=began_cached, say=_say)
+    if recipe.training.normalise_gradients:
+        trainer.norms = GradientNorms(GramMeter(policy))
     if recipe.diagnostics is not None:
         trainer.add_callback(StepDiagnostics(trainer, recipe.diagnostics, _say))
     if checkpoint is not None:

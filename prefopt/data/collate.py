@@ -50,6 +50,26 @@ def collate(records: Sequence[TokenizedRecord]) -> GroupBatch:
     )
 
 
+def records_of(batch: GroupBatch) -> list[TokenizedRecord]:
+    """The groups of a micro-batch by themselves, with nothing known of single tokens."""
+    layout = batch.layout
+    prompts = batch.input_ids[: layout.num_prompt_tokens].split(list(layout.prompt_lengths))
+    responses = batch.targets.split(list(layout.response_lengths))
+    groups: list[list[int]] = [[] for _ in prompts]
+    for number, slot in enumerate(layout.response_slots):
+        groups[slot // layout.num_slots].append(number)
+    scores = batch.scores[batch.where].tolist()
+    return [
+        TokenizedRecord(
+            id=id_,
+            prompt_ids=prompt,
+            response_ids=tuple(responses[number] for number in numbers),
+            scores=tuple(scores[number] for number in numbers),
+        )
+        for id_, prompt, numbers in zip(batch.ids, prompts, groups, strict=True)
+    ]
+
+
 def some_responses(batch: GroupBatch, first: int, stop: int) -> GroupBatch:
     """The micro-batch of one group with its responses from `first` up to `stop` alone."""
     assert batch.layout.num_groups == 1

@@ -22,12 +22,15 @@ _NEEDS_WHOLE_PARAMETERS = (
 )
 
 
-def check_engine_limits(arguments: TrainingArguments, *, is_quantized: bool) -> None:
+def check_engine_limits(
+    arguments: TrainingArguments, *, is_quantized: bool, normalises_gradients: bool
+) -> None:
     """Refuse what the engine of this launch cannot train as the recipe says.
 
     Args:
         arguments: what the recipe says of training.
         is_quantized: whether the policy's own weights are held in 4 bits.
+        normalises_gradients: whether each rank measures gradients of its own responses.
 
     Raises:
         UserError: naming the key, the engine, and what goes instead.
@@ -40,6 +43,11 @@ def check_engine_limits(arguments: TrainingArguments, *, is_quantized: bool) -> 
         raise UserError(
             f"model.quantization: {name} would have to split 4-bit weights, which are no numbers "
             "of their own. Start with --accelerate ddp or zero2, or leave quantization out."
+        )
+    if normalises_gradients and engine in _SHARDS_WEIGHTS:
+        raise UserError(
+            f"training.normalise_gradients: {name} would have to gather weights for every group, "
+            "and processes have different numbers of them. Start with --accelerate ddp or zero2."
         )
     optim = word(arguments.optim)
     if engine.startswith("zero") and optim.startswith(_NEEDS_WHOLE_PARAMETERS):

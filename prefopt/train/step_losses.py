@@ -10,6 +10,7 @@ from prefopt.models.head import TokenSlopes
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.metrics import StepSums, group_metrics
+from prefopt.train.normalise import GradientNorms, factors_of
 from prefopt.train.scoring import Scored, inputs_of, joined, loss_of, score, with_leaves
 from prefopt.train.share import StepShare
 from prefopt.train.step_record import StepRecord
@@ -32,6 +33,7 @@ class StepLosses:
         share: StepShare,
         statistics: Float[Tensor, "S C"] | None,
         device: torch.device,
+        norms: GradientNorms | None = None,
     ) -> None:
         """Runs the first pass of large groups.
 
@@ -42,7 +44,9 @@ class StepLosses:
             share: this rank's part of the step.
             statistics: of all groups of the step, where the objective couples them.
             device: of the policy.
+            norms: with it, gradients of the responses of a group are made equally long.
         """
+        self._norms = norms
         self.sums, self.record = StepSums(), StepRecord()
         self._objective, self._model, self._reference = objective, model, reference
         self._share, self._statistics, self._device = share, statistics, device
@@ -62,10 +66,11 @@ class StepLosses:
         wanted = self._wanted.get(number)
         if wanted is not None:
             return self._piece(batch, wanted)
+        factors = None if self._norms is None else self._token_factors(batch, self._norms.of(batch))
 
         def slopes_given(reference_logps: Tensor | None) -> TokenSlopes:
             return lambda first, stop, logps: self._slopes(
-                batch, first, stop, logps, reference_logps
+                batch, first, stop, logps, reference_logps, factors
             )
 
         is_filler = number >= self._share.num_real
@@ -76,6 +81,8 @@ class StepLosses:
             batch,
             None if self._needs_whole_call else slopes_given,
         )
+        if factors is not None and scored["logps"].requires_grad:
+            scored["logps"].register_hook(lambda slopes: slopes * factors)
         inputs = inputs_of(self._objective, batch, scored, self._statistics)
         loss = self._counted(inputs, batch, is_filler=is_filler)
         if "surrogate" in scored:
@@ -90,6 +97,7 @@ class StepLosses:
         stop: int,
         logps: Float[Tensor, " n"],
         reference_logps: Float[Tensor, " N"] | None,
+        factors: Float[Tensor, " N"] | None,
     ) -> Float[Tensor, " n"]:
         """What the loss wants of the tokens of whole groups, whatever those of others are."""
         everywhere = logps.new_zeros(batch.targets.shape[0])
@@ -102,7 +110,15 @@ class StepLosses:
         (slopes,) = torch.autograd.grad(
             loss_of(self._objective(inputs), self._share.denominators), leaf
         )
-        return slopes[first:stop]
+        return slopes[first:stop] if factors is None else (slopes * factors)[first:stop]
+
+    @staticmethod
+    def _token_factors(batch: GroupBatch, norms: Float[Tensor, " R"]) -> Float[Tensor, " N"]:
+        """What each token's slope is multiplied by."""
+        of_groups = batch.where.sum(dim=1).tolist()
+        factors = torch.cat([factors_of(each) for each in norms.split(of_groups)])
+        slots = batch.to_groups(factors).flatten()
+        return slots[batch.response_of_token].float()
 
     def _counted(
         self, inputs: ObjectiveInputs, batch: GroupBatch, *, is_filler: bool
@@ -131,7 +147,12 @@ class StepLosses:
             batch = group.batch.to(self._device)
             inputs = inputs_of(self._objective, batch, whole, self._statistics)
             loss = self._counted(inputs, batch, is_filler=False)
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            assert next(iter(leaves)) == "logps"
+            found = list(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
+            if self._norms is not None:
+                parts = [self._share.micro_batches[i].to(self._device) for i in group.pieces]
+                norms = torch.cat([self._norms.of(each) for each in parts])
+                found[0] = found[0] * self._token_factors(batch, norms)
             for name, gradient in zip(leaves, found, strict=True):
                 ends = torch.tensor([0, *(len(scored[i][name]) for i in group.pieces)]).cumsum(0)
                 for i, (start, stop) in zip(group.pieces, pairwise(ends.tolist()), strict=True):

@@ -28,6 +28,7 @@ from prefopt.train.evaluation import held_out_means
 from prefopt.train.guard import StepGuard, hold_update
 from prefopt.train.loader import step_loader
 from prefopt.train.metrics import LogWindow
+from prefopt.train.normalise import GradientNorms
 from prefopt.train.scoring import statistics_of
 from prefopt.train.share import StepShare
 from prefopt.train.spikes import watch_loss
@@ -42,6 +43,7 @@ class PreferenceTrainer(Trainer):
 
     objective: Objective
     reference: Reference | None
+    norms: GradientNorms | None = None
     _losses: StepLosses
     _packed: Tensor
     _sums: dict[str, float]
@@ -123,7 +125,7 @@ class PreferenceTrainer(Trainer):
             self._training_since = time.perf_counter()
         statistics = self._step_statistics(model, inputs)
         self._losses = StepLosses(
-            self.objective, model, self.reference, inputs, statistics, self.args.device
+            self.objective, model, self.reference, inputs, statistics, self.args.device, self.norms
         )
         for i in range(len(inputs.micro_batches)):
             is_last = i == len(inputs.micro_batches) - 1
@@ -135,8 +137,7 @@ class PreferenceTrainer(Trainer):
                     # DeepSpeed leaves a step out by itself if its gradients are not finite.
                     loss = loss * torch.nan if self._is_left_out else loss
                 self.accelerator.backward(loss * self.accelerator.num_processes, **self._deepspeed)
-        loss = self._losses.sums.values["loss:sum"].to(torch.float32)
-        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return self._losses.sums.values["loss:sum"].float().nan_to_num(0.0, 0.0, 0.0)
 
     def _is_bfloat16(self, model: nn.Module) -> bool:
         is_autocast = self.accelerator.mixed_precision == "bf16"

@@ -13,7 +13,7 @@ from prefopt.train.section import TrainingSection
 
 @pytest.fixture
 def check(tmp_path, monkeypatch):
-    def check(engine, *, is_quantized=False, **training):
+    def check(engine, *, is_quantized=False, normalises_gradients=False, **training):
         section = TrainingSection.model_validate({"output_dir": str(tmp_path / "run"), **training})
         arguments = training_arguments(section, has_evaluation=True)
         if engine.startswith("zero"):
@@ -22,7 +22,9 @@ def check(tmp_path, monkeypatch):
         if engine == "fsdp":
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
             monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        check_engine_limits(arguments, is_quantized=is_quantized)
+        check_engine_limits(
+            arguments, is_quantized=is_quantized, normalises_gradients=normalises_gradients
+        )
 
     return check
 
@@ -46,6 +48,14 @@ def test_4_bit_weights_are_not_split(check, engine, name):
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2"])
 def test_whole_4_bit_weights_are_taken(check, engine):
     check(engine, is_quantized=True)
+
+
+@pytest.mark.parametrize(("engine", "name"), [("zero3", "ZeRO-3"), ("fsdp", "FSDP2")])
+def test_gradients_are_not_normalised_where_weights_are_split(check, engine, name):
+    line = line_of(check, engine, normalises_gradients=True)
+
+    assert line.startswith(f"training.normalise_gradients: {name} would have to gather weights")
+    check("zero2", normalises_gradients=True)
 
 
 @pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
