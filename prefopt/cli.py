@@ -13,6 +13,7 @@ import typer
 
 from prefopt import __version__
 from prefopt.cli_cache import cache
+from prefopt.cli_diagnose import diagnose
 from prefopt.cli_group import Prefopt
 from prefopt.train.failures import first_one_speaks
 from prefopt.train.signals import SIGNALS
@@ -252,6 +253,7 @@ def schema(
     command.run(output)
 
 
+app.command()(diagnose)
 app.add_typer(cache, name="cache")
 
 

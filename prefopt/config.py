@@ -130,6 +130,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping with model, data, objective, training.")
+    return recipe_of(values, overrides)
+
+
+def recipe_of(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain values, with `key.sub=value` overrides put in before it is checked.
+
+    Raises:
+        UserError: for the first thing that is wrong, with its key.
+    """
     for override in overrides:
         _put(values, override)
     return check_section(Recipe, values, "")

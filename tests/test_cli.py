@@ -33,6 +33,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "precompute",
         "validate",
         "plan",
+        "diagnose",
         "objectives",
         "demo",
         "merge",
@@ -87,6 +88,15 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         ("cache prune a b --cache-dir c", ("cache prune", ["a", "b"], None, False, "c")),
         ("cache prune --days 2", ("cache prune", [], 2.0, False, None)),
         ("cache prune --all", ("cache prune", [], None, True, None)),
+        (
+            "diagnose runs/a",
+            ("diagnose", "runs/a", [], [], None, None, 64, 2, 0, False, 0, None),
+        ),
+        (
+            "diagnose m a=1 --data f --data g --objective o --reference r --groups 3 "
+            "--token-maps 0 --samples 4 --verify --seed 5 --output here",
+            ("diagnose", "m", ["a=1"], ["f", "g"], "o", "r", 3, 0, 4, True, 5, "here"),
+        ),
         ("objectives", ("objectives", [], False)),
         ("objectives some other --json", ("objectives", ["some", "other"], True)),
         ("demo --output here --seed 7", ("demo", "here", 7)),
@@ -201,7 +211,9 @@ def test_a_launch_of_no_process_is_refused(calls: Calls, capsys: pytest.CaptureF
     assert "--processes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "precompute", "validate", "plan", "merge"])
+@pytest.mark.parametrize(
+    "command", ["train", "precompute", "validate", "plan", "diagnose", "merge"]
+)
 def test_a_missing_argument_is_a_usage_error(
     command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
 ):
@@ -211,7 +223,8 @@ def test_a_missing_argument_is_a_usage_error(
     assert calls == []
 
 
-COMMANDS = ["train", "precompute", "validate", "plan", "objectives", "demo", "merge", "schema"]
+COMMANDS = ["train", "precompute", "validate", "plan", "diagnose", "objectives", "demo", "merge"]
+COMMANDS += ["schema"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "cache list", "cache verify", "cache prune"])

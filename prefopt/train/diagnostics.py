@@ -91,7 +91,7 @@ class StepDiagnostics(TrainerCallback):
         key = divmod(step, self._data.plan.steps_per_epoch)
         share = self._data[key]
         statistics = self._statistics(share)
-        numbers = self._data.plan.groups(*key)[: self._section.groups]
+        numbers = self._data.plan.groups(*key)[: self._section.groups].tolist()
         rank, num_ranks = self._data.rank, self._data.num_ranks
         for first in range(0, len(numbers), num_ranks):
             is_filler = first + rank >= len(numbers)

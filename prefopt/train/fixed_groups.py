@@ -20,8 +20,9 @@ class FixedGroups:
     def __init__(self, dataset: StepDataset, num_groups: int) -> None:
         """Takes a rank's data set and how many groups to look at."""
         self._dataset = dataset
-        self._numbers = dataset.plan.groups(0, 0)[:num_groups]
-        self._facts = facts_of(dataset.store, self._numbers)
+        numbers = dataset.plan.groups(0, 0)[:num_groups]
+        self._numbers: list[int] = numbers.tolist()
+        self._facts = facts_of(dataset.store, numbers)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """First-order predictions against what one small step of gradient descent does to log-probs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +26,7 @@ class Verification:
 
 def verify(
     meter: InfluenceMeter,
-    measured: Sequence[tuple[GroupBatch, GroupInfluence]],
-    denominators: dict[str, float],
+    measured: Sequence[tuple[GroupBatch, GroupInfluence, Mapping[str, float]]],
     learning_rates: Sequence[float],
 ) -> Verification:
     """Take a step of plain gradient descent on each group alone, look, and take it back.
@@ -37,12 +36,11 @@ def verify(
 
     Args:
         meter: of the policy and its objective.
-        measured: groups and what was measured of them.
-        denominators: of the terms of the loss, as they were measured.
+        measured: groups, what was measured of them, and with which denominators of the loss.
         learning_rates: of the steps.
     """
     predicted, realised = [], []
-    for batch, found in measured:
+    for batch, found, denominators in measured:
         assert found.influence is not None
         change = predicted_changes(found.influence)
         is_moved = change != 0
@@ -64,14 +62,14 @@ def verify(
 
 
 def small_rates(
-    measured: Sequence[tuple[GroupBatch, GroupInfluence]],
-    largest_changes: Sequence[float] = (0.3, 0.1, 0.03),
+    measured: Sequence[GroupInfluence], sizes: Sequence[float] = (0.3, 0.1, 0.03)
 ) -> list[float]:
     """Learning rates at which the median predicted change of a log-prob has such sizes, in nats."""
-    changes = [predicted_changes(f.influence) for _, f in measured if f.influence is not None]
-    sizes = torch.cat(changes).abs()
-    median = float(sizes[sizes > 0].median())
-    return [change / median for change in largest_changes]
+    changes = torch.cat(
+        [predicted_changes(each.influence) for each in measured if each.influence is not None]
+    )
+    median = float(changes[changes != 0].abs().median())
+    return [size / median for size in sizes]
 
 
 def _after_step(

@@ -82,15 +82,16 @@ def measured_of(section, num_responses):
     meter = InfluenceMeter(objective, GramMeter(policy), reference, policy)
     batches = [batch_of(record, objective) for record in records_of(num_responses)]
     denominators = denominators_of(batches[0], objective)
-    return meter, [(batch, meter.measure(batch, denominators)) for batch in batches], denominators
+    return meter, [(batch, meter.measure(batch, denominators), denominators) for batch in batches]
 
 
 @pytest.mark.parametrize(("section", "num_responses"), OBJECTIVES)
 def test_predictions_come_true_the_better_the_smaller_the_step(section, num_responses):
-    meter, measured, denominators = measured_of(section, num_responses)
+    meter, measured = measured_of(section, num_responses)
     before = [p.detach().clone() for p in meter.parameters]
 
-    found = verify(meter, measured, denominators, small_rates(measured, (1e-2, 1e-3, 1e-4)))
+    rates = small_rates([found for _, found, _ in measured], (1e-2, 1e-3, 1e-4))
+    found = verify(meter, measured, rates)
 
     # The second-order term of a Taylor series: a tenth of the step, a tenth of the relative error.
     for larger, smaller in pairwise(found.relative_errors):
@@ -102,8 +103,8 @@ def test_predictions_come_true_the_better_the_smaller_the_step(section, num_resp
 
 
 def test_an_objective_that_weighs_tokens_has_no_coefficients_of_responses():
-    (_, of_tokens), *_ = measured_of({"name": "bmc"}, 2)[1]
-    (_, of_responses), *_ = measured_of({"name": "dpo"}, 2)[1]
+    (_, of_tokens, _), *_ = measured_of({"name": "bmc"}, 2)[1]
+    (_, of_responses, _), *_ = measured_of({"name": "dpo"}, 2)[1]
 
     assert of_tokens.coefficients is None
     chosen, rejected = 1, 0

@@ -1,0 +1,249 @@
+"""`prefopt diagnose`: a policy's gradients and rankings, as a page and as numbers."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from accelerate import Accelerator
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from prefopt import __version__
+from prefopt.commands.diagnose_subject import Subject, groups_of, subject_of
+from prefopt.data.collate import collate
+from prefopt.data.plan import StepPlan
+from prefopt.data.store import TokenStore
+from prefopt.diagnostics.ranking import kl_of_samples
+from prefopt.diagnostics.report import write_report
+from prefopt.errors import UserError
+from prefopt.models.head import layout_of
+from prefopt.models.layout import token_logps
+from prefopt.models.load import check_model_sections
+from prefopt.models.reference import FrozenCopy
+from prefopt.models.tokenizer import load_tokenizer
+from prefopt.train.checkpoint import METRICS_FILE
+from prefopt.train.diagnosis import Diagnosis
+from prefopt.train.durable import failed_writes_are_one_line
+from prefopt.train.steps import StepDataset
+from prefopt.types import TokenizedRecord
+
+NUMBERS_FILE = "report.json"
+_MOST_NEW_TOKENS = 256
+
+
+def run(
+    target: str,
+    overrides: Sequence[str],
+    *,
+    data: Sequence[str],
+    objective: str | None,
+    reference: str | None,
+    num_groups: int,
+    num_token_maps: int,
+    num_samples: int,
+    is_verified: bool,
+    seed: int,
+    output: Path | None,
+) -> None:
+    """Measure, and write report.html and report.json; see `prefopt diagnose --help`.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+    """
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    subject = subject_of(target, overrides, data=data, objective=objective, reference=reference)
+    if num_samples and subject.reference is None:
+        raise UserError("--samples needs a reference to compare with. Add --reference MODEL.")
+    if num_samples == 1:
+        raise UserError("--samples: one sample has no standard error. Give 0, or 2 and more.")
+    folder = output or (Path(target) if Path(target).is_dir() else Path()) / "diagnosis"
+    check_model_sections(subject.model, subject.adapter, subject.reference)
+    tokenizer = load_tokenizer(subject.model)
+    store = groups_of(subject, data, tokenizer)
+    set_seed(seed)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    policy = subject.load_policy()
+    if subject.model.quantization is None:
+        policy.to(accelerator.device)
+    copy = subject.load_reference()
+    notes = _notes_on(subject, policy, copy)
+    if copy is None and subject.recipe.objective.needs_reference:
+        # At the start of a run the policy is its own reference.
+        copy = FrozenCopy(subject.load_policy())
+    if copy is not None:
+        copy.prepare(accelerator)
+    steps = _steps(subject, store, num_groups, seed, policy)
+    typer.echo(f"measuring {min(num_groups, len(store)):,} groups of {len(store):,}")
+    found = Diagnosis(policy, subject.recipe.objective, copy, steps, num_groups, accelerator)
+    diagnosis = _diagnosis(subject, found, store, tokenizer, num_token_maps, is_verified)
+    diagnosis["notes"] = [*notes, *diagnosis["notes"]]
+    if num_samples:
+        assert copy is not None
+        mean, error = _kl(policy, copy, steps, num_samples, subject.recipe.data.max_length)
+        diagnosis["ranking"]["kl"] = {"value": mean, "num": num_samples, "error": error}
+    else:
+        diagnosis["notes"].append("KL on the model's own samples is left out; ask with --samples.")
+    diagnosis |= {
+        "prefopt": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["prefopt", *sys.argv[1:]]),
+        "model": target,
+        "data": list(data) or [source.path for source in subject.recipe.data.sources],
+        "seed": seed,
+    }
+    _write(diagnosis, folder)
+
+
+def _notes_on(
+    subject: Subject, policy: PreTrainedModel | PeftModel, reference: FrozenCopy | None
+) -> list[str]:
+    notes = []
+    if reference is not None:
+        notes.append("Drifts are against the reference.")
+    elif subject.recipe.objective.needs_reference:
+        notes.append(
+            "No reference is known: coefficients are those at the start of a run from this model, "
+            "where all log-ratios are 0. Give --reference to know more."
+        )
+    else:
+        notes.append("No reference is known, so drifts, flips and rewards by log-ratios are not.")
+    if subject.adapter is not None:
+        notes.append("Gradients are those of the adapter, which alone is trained.")
+    if subject.model.quantization is not None:
+        notes.append("Weights in 4 bits are not trained and have no part in any Gram.")
+    return notes
+
+
+def _steps(
+    subject: Subject,
+    store: TokenStore,
+    num_groups: int,
+    seed: int,
+    policy: PreTrainedModel | PeftModel,
+) -> StepDataset:
+    plan = StepPlan(
+        records_per_source=(len(store),),
+        source_weights=(1.0,),
+        groups_per_step=num_groups,
+        seed=seed,
+    )
+    return StepDataset(
+        store,
+        plan,
+        subject.recipe.objective,
+        rank=0,
+        num_ranks=1,
+        tokens_per_micro_batch=subject.recipe.training.tokens_per_micro_batch,
+        layout=layout_of(policy)[0],
+    )
+
+
+def _diagnosis(
+    subject: Subject,
+    found: Diagnosis,
+    store: TokenStore,
+    tokenizer: PreTrainedTokenizerBase,
+    num_token_maps: int,
+    is_verified: bool,
+) -> dict[str, Any]:
+    recipe = subject.recipe
+    given = recipe.training.arguments.get("learning_rate")
+    learning_rate = None if given is None or subject.run_folder is None else float(given)
+    groups = []
+    for group, facts in found.worst(learning_rate):
+        record = store[group.number]
+        texts = {
+            "prompt": tokenizer.decode(record.prompt_ids),
+            "responses": [tokenizer.decode(ids) for ids in record.response_ids],
+        }
+        groups.append({**facts, **texts})
+    maps, notes = found.token_maps(
+        num_token_maps, lambda ids: [str(tokenizer.decode([each])) for each in ids]
+    )
+    reference = subject.reference
+    path = None if reference is None else reference.path or recipe.model.path
+    return {
+        "num_trainable": found.num_trainable,
+        "num_measured": found.num_measured,
+        "missing": list(found.groups[0].found.gram.missing),
+        "objective": recipe.objective.model_dump(mode="json"),
+        "reference": path,
+        "num_groups": len(found.groups),
+        "num_pairs": found.num_pairs,
+        "learning_rate": learning_rate,
+        "notes": [*found.notes, *notes],
+        "ranking": found.ranking(),
+        "entanglement": found.entanglement(),
+        "verification": found.verification() if is_verified else None,
+        "groups": groups,
+        "token_maps": maps,
+        "training": _training(subject.run_folder),
+    }
+
+
+def _training(run_folder: Path | None) -> list[dict[str, Any]]:
+    """What was measured while the run was trained."""
+    file = None if run_folder is None else run_folder / METRICS_FILE
+    if file is None or not file.is_file():
+        return []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "diagnostics/seconds" in line]
+
+
+def _kl(
+    policy: PreTrainedModel | PeftModel,
+    reference: FrozenCopy,
+    steps: StepDataset,
+    num_samples: int,
+    max_length: int,
+) -> tuple[float, float]:
+    """KL(policy || reference) on answers of the policy itself, in nats, and its standard error."""
+    logps: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+    numbers = steps.plan.groups(0, 0)
+    policy.eval()
+    # Any: transformers types `generate` for a protocol of its own that no model satisfies.
+    generating: Any = policy
+    for i in range(num_samples):
+        prompt = steps.store[int(numbers[i % len(numbers)])].prompt_ids.to(policy.device)
+        configuration = GenerationConfig(
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            temperature=1.0,
+            max_new_tokens=max(1, min(_MOST_NEW_TOKENS, max_length - len(prompt))),
+            eos_token_id=policy.generation_config.eos_token_id,
+            pad_token_id=policy.generation_config.pad_token_id,
+        )
+        with torch.no_grad():
+            row = generating.generate(
+                input_ids=prompt[None],
+                attention_mask=torch.ones_like(prompt)[None],
+                generation_config=configuration,
+            )[0]
+            record = TokenizedRecord(
+                id=str(i),
+                prompt_ids=prompt,
+                response_ids=(row[len(prompt) :],),
+                scores=(0.0,),
+            )
+            batch = collate([record]).to(policy.device)
+            logps[0].append(token_logps(policy, batch).sum())
+            logps[1].append(reference.token_logps(batch, policy).sum())
+    return kl_of_samples(torch.stack(logps[0]), torch.stack(logps[1]))
+
+
+def _write(diagnosis: dict[str, Any], folder: Path) -> None:
+    with failed_writes_are_one_line(folder / NUMBERS_FILE):
+        page = write_report(diagnosis, folder)
+        partial = folder / f".{NUMBERS_FILE}.partial"
+        partial.write_text(json.dumps(diagnosis, indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / NUMBERS_FILE)
+    typer.echo(f"report in {page}, numbers in {folder / NUMBERS_FILE}")

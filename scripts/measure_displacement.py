@@ -1,0 +1,217 @@
+"""Trains the embedded task on near pairs and shows what becomes of chosen responses and of gold.
+
+Usage: python scripts/measure_displacement.py, from anywhere. Writes docs/displacement.json, .png
+and .md. `prefopt demo` makes the data and the start, once: delete runs/displacement to make them
+anew. Every run has the diagnostics of a recipe; gold is scored beside them.
+
+Pairs are the two responses of a prompt that differ in the fewest letters and not in score: so
+alike, a step on one of them moves the other too. The learning rate is too high on purpose.
+"""
+
+import json
+import sys
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import matplotlib.pyplot as plt
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from prefopt.commands import demo
+from prefopt.commands import train as command
+from prefopt.config import Recipe
+from prefopt.demo.model import build_tokenizer, gold_of_samples
+from prefopt.demo.task import held_out_prompts, write_jsonl
+from prefopt.train.checkpoint import METRICS_FILE
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "runs" / "displacement"
+PAGE = ROOT / "docs" / "displacement.md"
+SEED, NUM_PROMPTS, SAMPLING_SEED = 0, 256, 123
+EVERY, STEPS, LEARNING_RATE = 10, 300, 1e-3
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dpo": {"objective": {"name": "dpo", "beta": 0.1}},
+    "dpo, normalised": {"objective": {"name": "dpo", "beta": 0.1}, "normalise": True},
+    "dpo + nll": {
+        "objective": {
+            "name": "weighted_sum",
+            "terms": [{"name": "dpo", "beta": 0.1}, {"name": "nll", "of": "preferred"}],
+        }
+    },
+    "nca": {"objective": {"name": "nca", "beta": 0.1}},
+    "simpo": {"objective": {"name": "simpo", "beta": 2.0, "gamma": 1.0}},
+    "ipo": {"objective": {"name": "ipo", "tau": 0.1, "length_normalized": True}},
+}
+CURVES = {
+    "gold": "gold score, sampled",
+    "drift/chosen": "chosen: log-prob against the start, nats",
+    "drift/rejected": "rejected: log-prob against the start, nats",
+    "cosine": "cosine of the two gradients",
+    "chosen_condition_broken": "share of pairs whose own step lowers the chosen",
+    "drift/share_both_fall": "share of held-out pairs of which both have fallen",
+}
+
+INTRODUCTION = """\
+`python scripts/measure_displacement.py` wrote this page, its numbers and its plot: one seed,
+{steps} steps of 32 pairs, learning rate {rate}, AdamW.
+
+# Displacement on near pairs of the embedded task
+
+The pairs are the two responses of a prompt, of those in `prefopt demo`, that differ in the fewest
+letters and not in score. Numbers of the diagnostics are those of `diagnostics: {{every: {every},
+groups: 32}}`; drifts are of 32 held-out pairs, in nats. Gold is the mean gold score of one answer,
+sampled, to each of {prompts} prompts whose letters no training prompt has; it starts at
+{start:.3f}.
+
+![curves](displacement.png)
+
+"""
+
+
+class Gold(TrainerCallback):
+    """Scores answers of the policy while it is trained."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, float] = {}
+        self._prompts, self._tokenizer = held_out_prompts(NUM_PROMPTS, seed=0), build_tokenizer()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """At every step that is measured."""
+        if state.global_step == 1 or state.global_step % EVERY == 0:
+            scores = gold_of_samples(
+                kwargs["model"], self._tokenizer, self._prompts, sample=True, seed=SAMPLING_SEED
+            )
+            self.found[state.global_step] = sum(scores) / NUM_PROMPTS
+
+
+def main() -> None:
+    """Train all, and write the page."""
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    if not (FOLDER / "demo" / "results.json").is_file():
+        demo.run(FOLDER / "demo", SEED)
+    _write_near_pairs()
+    found = {}
+    for name, settings in RUNS.items():
+        print(f"== {name}", flush=True)
+        found[name] = measure(name, settings)
+    start = json.loads((FOLDER / "demo" / "results.json").read_text())["sft"]["sampled"]
+    PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _plot(found)
+    _write(found, start)
+
+
+def measure(name: str, settings: dict[str, Any]) -> list[dict[str, float]]:
+    """Numbers of one run, a row for each measured step."""
+    folder = FOLDER / name.replace(" ", "").replace(",", "-").replace("+", "-")
+    recipe = Recipe.model_validate(
+        {
+            "model": {"path": str(FOLDER / "demo" / "sft")},
+            "data": {
+                "sources": [{"path": str(FOLDER / "near.jsonl")}],
+                "evaluation": {"num_groups": 128},
+                "max_length": 32,
+                "cache_dir": str(FOLDER / "cache"),
+            },
+            "objective": settings["objective"],
+            "diagnostics": {"every": EVERY, "groups": 32},
+            "training": {
+                "output_dir": str(folder),
+                "groups_per_step": 32,
+                "max_steps": STEPS,
+                "learning_rate": LEARNING_RATE,
+                "lr_scheduler_type": "constant_with_warmup",
+                "warmup_steps": 5,
+                "eval_strategy": "no",
+                "save_strategy": "no",
+                "logging_steps": EVERY,
+                "seed": SEED,
+                "normalise_gradients": settings.get("normalise", False),
+            },
+        }
+    )
+    gold, usual = Gold(), command._callbacks
+    with patch.object(command, "_callbacks", lambda recipe: [*usual(recipe), gold]):
+        command.train(recipe, overwrite=True)
+    rows = []
+    for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        logged = json.loads(line)
+        if "diagnostics/seconds" in logged:
+            wanted = [*CURVES, "predicted/both_fall", "ranking_accuracy", "sign_agreement"]
+            numbers = {key: logged.get(f"diagnostics/{key}") for key in wanted if key != "gold"}
+            rows.append(
+                {"step": logged["step"], "gold": gold.found[logged["step"]]}
+                | {key: round(value, 4) for key, value in numbers.items() if value is not None}
+            )
+    return rows
+
+
+def _write_near_pairs() -> None:
+    lines = (FOLDER / "demo" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    write_jsonl((_nearest(json.loads(line)) for line in lines), FOLDER / "near.jsonl")
+
+
+def _nearest(row: dict[str, Any]) -> dict[str, Any]:
+    responses, scores = row["responses"], row["scores"]
+    _, better, worse = min(
+        (sum(a != b for a, b in zip(responses[i], responses[j], strict=True)), i, j)
+        for i, j in permutations(range(len(responses)), 2)
+        if scores[i] > scores[j]
+    )
+    pair = {"chosen": responses[better], "rejected": responses[worse]}
+    return {"id": row["id"], "prompt": row["prompt"], **pair}
+
+
+def _plot(found: dict[str, list[dict[str, float]]]) -> None:
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    for (key, title), axis in zip(CURVES.items(), axes.flat, strict=True):
+        for name, rows in found.items():
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    figure.savefig(PAGE.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+def _write(found: dict[str, list[dict[str, float]]], start: float) -> None:
+    introduction = INTRODUCTION.format(
+        steps=STEPS, rate=LEARNING_RATE, every=EVERY, prompts=NUM_PROMPTS, start=start
+    )
+    heads = ["run", "gold, best", "at step", "gold, end", "chosen, end", "rejected, end"]
+    heads += ["cosine, mean", "chosen lowered by its own step, mean"]
+    table = [heads, ["---"] * len(heads)]
+    for name, rows in found.items():
+        best = max(rows, key=lambda row: row["gold"])
+        last = rows[-1]
+        table.append(
+            [
+                name,
+                f"{best['gold']:.3f}",
+                str(best["step"]),
+                f"{last['gold']:.3f}",
+                f"{last['drift/chosen']:+.1f}",
+                f"{last['drift/rejected']:+.1f}",
+                f"{_mean(rows, 'cosine'):.2f}",
+                f"{_mean(rows, 'chosen_condition_broken'):.0%}",
+            ]
+        )
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    kept = ""
+    if PAGE.exists():
+        # What is said of the numbers is written by hand, below them.
+        kept = "\n## " + PAGE.read_text(encoding="utf-8").partition("\n## ")[2]
+    PAGE.write_text(introduction + "\n".join(lines) + "\n" + kept.rstrip() + "\n", encoding="utf-8")
+
+
+def _mean(rows: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
