@@ -82,7 +82,15 @@ def run(
         copy.prepare(accelerator)
     steps = _steps(subject, store, num_groups, seed, policy)
     typer.echo(f"measuring {min(num_groups, len(store)):,} groups of {len(store):,}")
-    found = Diagnosis(policy, subject.recipe.objective, copy, steps, num_groups, accelerator)
+    found = Diagnosis(
+        policy,
+        subject.recipe.objective,
+        copy,
+        steps,
+        num_groups,
+        accelerator,
+        normalises=subject.recipe.training.normalise_gradients,
+    )
     diagnosis = _diagnosis(subject, found, store, tokenizer, num_token_maps, is_verified)
     diagnosis["notes"] = [*notes, *diagnosis["notes"]]
     if num_samples:

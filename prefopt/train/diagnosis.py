@@ -44,6 +44,8 @@ class Diagnosis:
         data: StepDataset,
         num_groups: int,
         accelerator: Accelerator,
+        *,
+        normalises: bool,
     ) -> None:
         """Measures the Gram of every group.
 
@@ -54,13 +56,18 @@ class Diagnosis:
             data: its plan says which groups.
             num_groups: how many.
             accelerator: of the device.
+            normalises: whether training makes gradients of a group equally long.
         """
         self._policy, self._objective, self._reference = policy, objective, reference
         self._data, self._accelerator = data, accelerator
         self._numbers: list[int] = data.plan.groups(0, 0)[:num_groups].tolist()
         self._meter = GramMeter(policy)
         self._influence = InfluenceMeter(
-            objective, self._meter, reference if objective.needs_reference else None, policy
+            objective,
+            self._meter,
+            reference if objective.needs_reference else None,
+            policy,
+            normalises=normalises,
         )
         self.groups = [self._measured(number) for number in self._numbers]
 

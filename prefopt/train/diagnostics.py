@@ -70,7 +70,11 @@ class StepDiagnostics(TrainerCallback):
         self._began_training = time.perf_counter()
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=True)
         self._meter = InfluenceMeter(
-            objective, GramMeter(model), trainer.reference, trainer.model_wrapped
+            objective,
+            GramMeter(model),
+            trainer.reference,
+            trainer.model_wrapped,
+            normalises=trainer.norms is not None,
         )
         reason = why_no_influence(objective)
         if reason is not None:

@@ -12,6 +12,7 @@ from prefopt.diagnostics.entanglement import influence_of
 from prefopt.diagnostics.gram import Gram, GramMeter, without_dropout
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
+from prefopt.train.normalise import factors_of
 from prefopt.train.scoring import Scored, inputs_of, loss_of, score
 from prefopt.types import GroupBatch
 
@@ -47,6 +48,8 @@ class InfluenceMeter:
         meter: GramMeter,
         reference: Reference | None,
         policy: nn.Module,
+        *,
+        normalises: bool = False,
     ) -> None:
         """Takes an objective, or None for the Gram alone, and what its log-probs come from.
 
@@ -55,7 +58,9 @@ class InfluenceMeter:
             meter: of the policy.
             reference: there if the objective needs one.
             policy: the policy inside whatever wraps it.
+            normalises: whether gradients of a group are made equally long before a step.
         """
+        self._normalises = normalises
         self._objective = objective
         if objective is not None and why_no_influence(objective) is not None:
             self._objective = None
@@ -84,6 +89,8 @@ class InfluenceMeter:
         if self._objective is None:
             return GroupInfluence(gram=gram, logps=logps, coefficients=None, influence=None)
         slopes = self._slopes(self._objective, batch, gram, denominators, step_statistics)
+        if self._normalises:
+            slopes = slopes * _token_factors(batch, gram)
         firsts = slopes[_first_tokens(batch)]
         spread = (slopes - firsts[batch.response_of_token]).abs().max()
         if spread <= 1e-6 * slopes.abs().max():
@@ -104,6 +111,9 @@ class InfluenceMeter:
         assert self._objective is not None
         with without_dropout(self._meter.model), torch.enable_grad():
             scored = score(self._objective, self._policy, self._reference, batch)
+            if self._normalises:
+                factors = _token_factors(batch, self._meter.measure(batch))
+                scored["logps"].register_hook(lambda slopes: slopes * factors)
             inputs = inputs_of(self._objective, batch, scored, None)
             loss = loss_of(self._objective(inputs), denominators)
         found = torch.autograd.grad(
@@ -136,6 +146,11 @@ class InfluenceMeter:
         both = repeat_responses(batch)
         found = self._meter.measure(both, torch.cat([torch.ones_like(slopes), slopes]))
         return found.total[:num, num:]
+
+
+def _token_factors(batch: GroupBatch, gram: Gram) -> Float[Tensor, " N"]:
+    factors = factors_of(gram.total.diagonal().sqrt())[batch.response_of_token]
+    return factors.to(gram.token_logps.dtype)
 
 
 def _first_tokens(batch: GroupBatch) -> Tensor:

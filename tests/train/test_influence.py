@@ -9,7 +9,13 @@ import transformers as t
 
 from prefopt.data.collate import collate
 from prefopt.data.token_facts import differing_tokens
-from prefopt.diagnostics.entanglement import class_of, influence_of, predicted_changes
+from prefopt.diagnostics.entanglement import (
+    broken_conditions,
+    class_of,
+    influence_of,
+    pairs_of,
+    predicted_changes,
+)
 from prefopt.diagnostics.gram import GramMeter
 from prefopt.diagnostics.token_map import token_map
 from prefopt.models.head import install_logp_head
@@ -75,11 +81,11 @@ def denominators_of(batch, objective):
     return {name: float(term.weight.sum()) for name, term in output.all_terms().items()}
 
 
-def measured_of(section, num_responses):
+def measured_of(section, num_responses, **options):
     objective = build(section)
     policy = model_of(0)
     reference = FrozenCopy(model_of(1)) if objective.needs_reference else None
-    meter = InfluenceMeter(objective, GramMeter(policy), reference, policy)
+    meter = InfluenceMeter(objective, GramMeter(policy), reference, policy, **options)
     batches = [batch_of(record, objective) for record in records_of(num_responses)]
     denominators = denominators_of(batches[0], objective)
     return meter, [(batch, meter.measure(batch, denominators), denominators) for batch in batches]
@@ -100,6 +106,21 @@ def test_predictions_come_true_the_better_the_smaller_the_step(section, num_resp
     assert found.sign_agreement[-1] >= 0.99
     assert found.num_responses >= 0.9 * 10 * num_responses
     assert all(torch.equal(a, b) for a, b in zip(before, meter.parameters, strict=True))
+
+
+def test_with_gradients_of_one_length_no_pair_breaks_a_condition():
+    meter, measured = measured_of({"name": "dpo", "beta": 0.5}, 2, normalises=True)
+
+    for batch, found, _ in measured:
+        pairs = pairs_of(found.gram.total, *_scores(batch))
+        assert not torch.cat(broken_conditions(found.influence, pairs)).any()
+    rates = small_rates([found for _, found, _ in measured], (1e-3, 1e-4))
+    verified = verify(meter, measured, rates)
+    assert verified.relative_errors[1] < 0.2 * verified.relative_errors[0] < 0.02
+
+
+def _scores(batch):
+    return batch.scores[0], batch.where[0]
 
 
 def test_an_objective_that_weighs_tokens_has_no_coefficients_of_responses():
@@ -181,6 +202,21 @@ def test_a_shared_suffix_pulls_the_chosen_response_down_and_a_long_one_lowers_bo
     rejected = -1 - 0.3 + 0.1 - num_shared * (0.3 - 0.1)
     torch.testing.assert_close(changes, size * torch.tensor([chosen, rejected]).double())
     assert class_of(*changes.tolist()) == ("ideal" if num_shared < 4 else "both_fall")
+
+
+@pytest.mark.parametrize(("normalises", "expected"), [(False, "both_fall"), (True, "ideal")])
+def test_normalising_keeps_a_long_suffix_from_lowering_the_chosen_response(normalises, expected):
+    policy, _ = constant_model()
+    objective, batch = build({"name": "dpo"}), pair_of(range(40, 60))
+    twin = FrozenCopy(constant_model()[0])
+    meter = InfluenceMeter(objective, GramMeter(policy), twin, policy, normalises=normalises)
+
+    found = meter.measure(batch, denominators_of(batch, objective))
+
+    assert class_of(*predicted_changes(found.influence).tolist()) == expected
+    rates = small_rates([found], (1e-2, 1e-3))
+    verified = verify(meter, [(batch, found, denominators_of(batch, objective))], rates)
+    assert verified.sign_agreement == [1.0, 1.0]
 
 
 def test_a_token_map_adds_up_to_the_product_of_two_responses():
