@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefopt import __version__
 from prefopt.commands.diagnose_subject import Subject, groups_of, subject_of
+from prefopt.config import Recipe
 from prefopt.data.collate import collate
 from prefopt.data.plan import StepPlan
 from prefopt.data.store import TokenStore
@@ -190,11 +191,17 @@ def _diagnosis(
         "notes": [*found.notes, *notes],
         "ranking": found.ranking(),
         "entanglement": found.entanglement(),
+        "step": found.step(_groups_per_step(recipe)),
         "verification": found.verification() if is_verified else None,
         "groups": groups,
         "token_maps": maps,
         "training": _training(subject.run_folder),
     }
+
+
+def _groups_per_step(recipe: Recipe) -> int:
+    given = recipe.training.groups_per_step
+    return given if isinstance(given, int) else sum(given.values())
 
 
 def _training(run_folder: Path | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The Gram matrix of a group's log-prob gradients, exactly, in one backward pass.
+"""The Gram matrix of log-prob gradients, exactly, in one backward pass.
 
 G[i, j] = <grad log pi(y_i|x), grad log pi(y_j|x)> over all trainable parameters. It says by how
 much a step along the gradient of response j moves the log-prob of response i, which is what
@@ -25,14 +25,19 @@ from prefopt.types import GroupBatch
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but layers that are computed again for the backward pass still are."""
+    """Evaluation mode, but layers that are computed again for the backward pass still are.
+
+    Compiled layers run as they are written.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     for module, was_training in modes.items():
         if getattr(module, "gradient_checkpointing", False):
             module.training = was_training
     try:
-        yield
+        # A compiled layer would compute without listening to what it holds.
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for module, was_training in modes.items():
             module.training = was_training
@@ -40,7 +45,7 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gram:
-    """Inner products between the gradients of a group's K summed log-probs."""
+    """Inner products between the gradients of the summed log-probs of K responses."""
 
     of_parameter: dict[str, Float[Tensor, "K K"]]
     """In float64, by the name of the parameter; their sum is the whole."""
@@ -76,24 +81,19 @@ class GramMeter:
         self._plans: dict[bool, tuple[Plan, tuple[str, ...]]] = {}
 
     def measure(self, batch: GroupBatch, weights: Float[Tensor, " N"] | None = None) -> Gram:
-        """Gradient inner products of one group's responses.
+        """Gradient inner products of all responses of a micro-batch, in their order.
+
+        Those of several groups tell what a step on one does to the others.
 
         Costs a forward pass, the derivatives by activations, and the products; the first one costs
         another forward pass. Gradients of parameters are neither read nor changed, and dropout is
         off meanwhile. Gradient checkpointing, if it is on, must not be reentrant.
 
         Args:
-            batch: one group, on the model's device.
+            batch: one group or several, on the model's device.
             weights: of the scored tokens, each response being their weighted sum of log-probs; by
                 default 1.
-
-        Raises:
-            ValueError: if the batch is not one group.
         """
-        if batch.layout.num_groups != 1:
-            raise ValueError(
-                f"a Gram is of one group; split the batch of {batch.layout.num_groups} groups."
-            )
         ids = lay_out(batch, self._layout).arguments()["input_ids"]
         tokens = Tokens.of(batch, self._layout, tuple(ids.shape))
         # In a single row a layer that serves all rows at once looks like one that serves each.

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _TILE_ELEMENTS = 1 << 24
+_MOST_ELEMENTS = 1 << 29
+"""Of whole gradients that may be there at once: 2 GiB in float32."""
 
 Spans = Sequence[slice]
 """Which rows belong to each response."""
@@ -42,7 +44,10 @@ def of_each(
 def linear_gram(
     a: Float[Tensor, "T I"], b: Float[Tensor, "T O"], spans: Spans
 ) -> Float[Tensor, "K K"]:
-    """Of a linear layer's weight, by the cheaper of two ways, by the number of multiplications."""
+    """Of a linear layer's weight, by the cheaper of two ways, by the number of multiplications.
+
+    Products of tokens where they are fewer or whole gradients would not fit, else the latter.
+    """
     if not _is_ghost_cheaper([span.stop - span.start for span in spans], a.shape[1], b.shape[1]):
         return gram_of_rows(of_each(a, b, spans).flatten(1))
     a, b = wide(a), wide(b)
@@ -144,6 +149,8 @@ def _is_ghost_cheaper(lengths: Sequence[int], width_in: int, width_out: int) -> 
     num_pairs = (total**2 + sum(length**2 for length in lengths)) / 2
     whole = width_in * width_out
     num_entries = len(lengths) * (len(lengths) + 1) / 2
+    if len(lengths) * whole > _MOST_ELEMENTS:
+        return True
     return num_pairs * (width_in + width_out) < total * whole + num_entries * whole
 
 

@@ -30,6 +30,7 @@ from prefopt.diagnostics.report_plots import (
     token_maps,
     training_plots,
 )
+from prefopt.diagnostics.report_step import step_table
 
 NAME = "report.html"
 
@@ -66,7 +67,7 @@ def write_report(diagnosis: dict[str, Any], folder: Path) -> Path:
 def _page(diagnosis: dict[str, Any]) -> Html:
     sections = {
         "Ranking": _ranking(diagnosis["ranking"]),
-        "Conditions": _conditions(diagnosis["entanglement"]),
+        "Conditions": _conditions(diagnosis["entanglement"], diagnosis["step"]),
         "Training": training_plots(diagnosis["training"]),
         "Worst groups": _groups(diagnosis),
         "Token maps": token_maps(diagnosis["token_maps"]),
@@ -134,7 +135,7 @@ def _ranking(ranking: dict[str, Any]) -> Html:
     return table(("number", "value", "n"), rows)
 
 
-def _conditions(entanglement: dict[str, Any] | None) -> Html:
+def _conditions(entanglement: dict[str, Any] | None, step: dict[str, Any] | None) -> Html:
     if entanglement is None:
         return absent(_NO_PAIRS)
     num, shares = entanglement["num_pairs"], entanglement["classes"]
@@ -156,6 +157,7 @@ def _conditions(entanglement: dict[str, Any] | None) -> Html:
             if shares
             else absent("there is no objective, so no step to predict."),
             table(("over the pairs", "value", "n"), rows),
+            step_table(step),
             tag("h3", f"Where the inner product comes from (means over n = {num:,} pairs)"),
             part_table(entanglement["by_part"]),
             depth_plots(entanglement["by_depth"]),

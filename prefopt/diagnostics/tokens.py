@@ -1,4 +1,4 @@
-"""Where a group's tokens lie in what layers read and write, each response by itself."""
+"""Where tokens lie in what layers read and write, each response by itself."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from prefopt.types import GroupBatch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """Of one group whose responses each stand behind a prompt of their own."""
+    """Of groups whose responses each stand behind a prompt of their own."""
 
     shape: tuple[int, ...]
     """Rows and columns of the model's input."""
@@ -28,9 +28,12 @@ class Tokens:
     @staticmethod
     def of(batch: GroupBatch, layout: LayoutName, shape: tuple[int, ...]) -> "Tokens":
         """Of a batch as it lies in the model."""
-        (num_prompt_tokens,) = batch.layout.prompt_lengths
+        prompts, num_slots = batch.layout.prompt_lengths, batch.layout.num_slots
         scored = batch.layout.response_lengths
-        lengths = [num_prompt_tokens + length for length in scored]
+        lengths = [
+            prompts[slot // num_slots] + length
+            for slot, length in zip(batch.layout.response_slots, scored, strict=True)
+        ]
         spans = _neighbours(lengths)
         if layout == "padded":
             starts = range(0, shape[0] * shape[1], shape[1])

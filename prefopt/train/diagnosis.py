@@ -25,6 +25,7 @@ from prefopt.diagnostics.token_map import token_map
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective, weigh
 from prefopt.train.diagnosed_group import DiagnosedGroup
+from prefopt.train.diagnosed_step import changes_of_step
 from prefopt.train.fixed_groups import FixedGroups, reward_per_nat
 from prefopt.train.influence import InfluenceMeter, why_no_influence
 from prefopt.train.steps import StepDataset
@@ -117,6 +118,8 @@ class Diagnosis:
         reason = why_no_influence(self._objective)
         if reason is not None:
             notes.append(f"Conditions, classes and predictions are left out, since {reason}.")
+        if self._objective.couples_groups:
+            notes.append("Coefficients are those of each group as if it were the whole step.")
         alone = sum(group.batch.layout.num_slots == 1 for group in self.groups)
         if alone:
             notes.append(f"{alone} of {len(self.groups)} groups have one response and no pair.")
@@ -176,6 +179,11 @@ class Diagnosis:
     def _by_depth(self) -> list[dict[str, Any]]:
         found = _products([(group, group.of_depth) for group in self.groups])
         return [{"depth": int(depth), **found[depth]} for depth in sorted(found, key=int)]
+
+    def step(self, groups_per_step: int) -> dict[str, Any] | None:
+        """What a step on so many groups like these does to their pairs; None if not known."""
+        store, device = self._data.store, self._accelerator.device
+        return changes_of_step(self.groups, self._meter, store.__getitem__, device, groups_per_step)
 
     def verification(self) -> dict[str, Any] | None:
         """Predictions against steps of gradient descent; None where nothing is predicted."""

@@ -120,7 +120,10 @@ class StepDiagnostics(TrainerCallback):
         numbers = self._step_numbers() | self._ranking()
         self._spent(began)
         logs = {f"diagnostics/{name}": value for name, value in numbers.items()}
+        # Whoever logs takes the wish for the step's own line back.
+        should_log = control.should_log
         self._trainer.log({**logs, "diagnostics/seconds": self._seconds})
+        control.should_log = should_log
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

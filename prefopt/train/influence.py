@@ -67,6 +67,11 @@ class InfluenceMeter:
         self._meter, self._reference, self._policy = meter, reference, policy
 
     @property
+    def model(self) -> nn.Module:
+        """What is measured, without wrapper."""
+        return self._meter.model
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         """Those that are trained."""
         return [p for p in self._meter.model.parameters() if p.requires_grad]

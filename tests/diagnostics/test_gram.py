@@ -191,8 +191,18 @@ def test_a_frozen_model_is_refused():
         GramMeter(model)
 
 
-def test_several_groups_at_once_are_refused():
-    meter = GramMeter(model_of(FLAT["llama"], "packed"))
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_several_groups_at_once_have_products_across_groups(layout):
+    model, batch = model_of(FLAT["gpt2"], layout), collate(RECORDS)
+    logps = batch.sum_over_tokens(token_logps(model, batch))[batch.where]
+    parameters = list(model.parameters())
+    rows = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(x, parameters, retain_graph=True)])
+            for x in logps
+        ]
+    )
 
-    with pytest.raises(ValueError, match="a Gram is of one group; split the batch of 6 groups"):
-        meter.measure(collate(RECORDS))
+    found = GramMeter(model).measure(batch).total
+
+    torch.testing.assert_close(found, rows @ rows.T)

@@ -70,6 +70,16 @@ DIAGNOSIS = {
         ],
         "by_depth": [{"depth": i, "cosine": 0.5, "inner_product": 1.0 * i} for i in range(3)],
     },
+    "step": {
+        "groups_per_step": 32,
+        "num_pairs": 61,
+        "own": {"chosen": 2.11, "rejected": -1.47},
+        "each_other": {"chosen": -0.0189, "rejected": -0.0145},
+        "whole": {"chosen": 1.53, "rejected": -1.92},
+        "share_chosen_falls": 0.27,
+        "share_both_fall": 0.23,
+        "share_chosen_falls_by_its_own": 0.04,
+    },
     "verification": {
         "learning_rates": [1e-4, 1e-5, 1e-6],
         "relative_errors": [0.21, 0.022, 0.0023],
@@ -85,7 +95,7 @@ DIAGNOSIS = {
 }
 EMPTY = {
     "objective": None, "reference": None, "learning_rate": None, "entanglement": None,
-    "verification": None, "ranking": {},
+    "verification": None, "ranking": {}, "step": None,
     "notes": [], "missing": [], "groups": [], "token_maps": [], "training": [],
 }  # fmt: skip
 VOID = ("meta", "wbr")
@@ -198,6 +208,9 @@ def test_every_other_number_is_there_with_its_n(full):
     assert ["1", "12", "2", "-0.51", "-0.113", "-0.117"] in rows
     assert ["0.25", "30", "3", "0.52", "-0.314", "-"] in rows
     assert ["0.0023", "99 %", "128"] in rows
+    assert ["-0.0189", "-0.0145"] in rows
+    assert "(n = 61)" in reader.text
+    assert "lowers the chosen response of 27 % of the pairs and both of 23 %" in reader.text
     for said in (
         "64 groups, 71 pairs",
         "299,000 of 300,000",

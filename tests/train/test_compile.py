@@ -23,7 +23,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 @pytest.mark.parametrize("adapter", [{}, {"adapter": LORA}], ids=["full", "lora"])
 def test_compiled_layers_learn_the_same(folder, layout, adapter):
-    sections = {"model": {"layout": layout}, **adapter}
+    sections = {"model": {"layout": layout}, "diagnostics": {"groups": 2}, **adapter}
     # Adam would make a whole step of the rounding of a gradient near 0.
     sgd = {"optim": "sgd", "learning_rate": 0.1}
     plain = run(folder, "plain", **sections, training=sgd)
@@ -35,6 +35,8 @@ def test_compiled_layers_learn_the_same(folder, layout, adapter):
     assert counters["stats"]["unique_graphs"] > 0
     assert (logged(ours, "loss")[1] - logged(ours, "loss")[0]) != 0
     assert logged(ours, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-5)
+    for key in ("diagnostics/cosine", "diagnostics/gradient_norm/chosen"):
+        assert logged(ours, key) == pytest.approx(logged(plain, key), rel=1e-4)
     theirs = snapshot(policy(plain))
     for name, value in policy(ours).named_parameters():
         torch.testing.assert_close(value.data, theirs[name], rtol=0, atol=1e-5)

@@ -22,6 +22,8 @@ from prefopt.models.head import install_logp_head
 from prefopt.models.layout import token_logps
 from prefopt.models.reference import FrozenCopy
 from prefopt.objectives import build, weigh
+from prefopt.train.diagnosed_group import DiagnosedGroup
+from prefopt.train.diagnosed_step import changes_of_step
 from prefopt.train.influence import InfluenceMeter, why_no_influence
 from prefopt.train.verification import small_rates, verify
 from prefopt.types import TokenizedRecord
@@ -202,6 +204,47 @@ def test_a_shared_suffix_pulls_the_chosen_response_down_and_a_long_one_lowers_bo
     rejected = -1 - 0.3 + 0.1 - num_shared * (0.3 - 0.1)
     torch.testing.assert_close(changes, size * torch.tensor([chosen, rejected]).double())
     assert class_of(*changes.tolist()) == ("ideal" if num_shared < 4 else "both_fall")
+
+
+def test_a_whole_step_is_the_sum_over_its_groups():
+    """With as many groups as are measured together nothing is estimated."""
+    meter, measured = measured_of({"name": "dpo", "beta": 0.5}, 2)
+    records, policy = records_of(2)[:3], meter.model
+    groups = [
+        DiagnosedGroup(
+            number=number,
+            batch=batch,
+            found=found,
+            denominators=denominators,
+            pairs=pairs_of(found.gram.total, *_scores(batch)),
+            of_part={},
+            of_depth={},
+        )
+        for number, (batch, found, denominators) in enumerate(measured[:3])
+    ]
+
+    found = changes_of_step(groups, GramMeter(policy), records.__getitem__, torch.device("cpu"), 3)
+
+    # By hand: the gradient of the mean loss, and of each log-prob.
+    parameters = list(policy.parameters())
+    total = sum(
+        torch.cat([g.flatten() for g in meter.gradients(g_.batch, g_.denominators).values()]) / 3
+        for g_ in groups
+    )
+    changes = []
+    for group in groups:
+        logps = group.batch.sum_over_tokens(token_logps(policy, group.batch))[0]
+        chosen, rejected = logps[1], logps[0]
+        for logp in (chosen, rejected):
+            each = torch.autograd.grad(logp, parameters, retain_graph=True)
+            changes.append(-(torch.cat([g.flatten() for g in each]) @ total))
+    expected = torch.stack(changes).reshape(3, 2)
+    assert found["whole"]["chosen"] == pytest.approx(expected[:, 0].mean().item(), rel=1e-8)
+    assert found["whole"]["rejected"] == pytest.approx(expected[:, 1].mean().item(), rel=1e-8)
+    assert found["share_chosen_falls"] == (expected[:, 0] < 0).double().mean().item()
+    assert found["num_pairs"] == 3
+    own = [predicted_changes(group.influence)[1].item() / 3 for group in groups]
+    assert found["own"]["chosen"] == pytest.approx(sum(own) / 3, rel=1e-8)
 
 
 @pytest.mark.parametrize(("normalises", "expected"), [(False, "both_fall"), (True, "ideal")])

@@ -5,7 +5,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from prefopt.diagnostics.gram import GramMeter
 from prefopt.errors import UserError
+from prefopt.models.layout import token_logps
 from tests.support.runs import LORA, logged, logits_of, policy, run, snapshot
 from tests.support.tiny import character_tokenizer, save_tiny_model, write_pairs
 
@@ -147,3 +149,29 @@ def test_four_bits_without_an_adapter_are_refused_before_anything_is_written(fol
         run(folder, str(tmp_path / "run"), model=model)
 
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_gram_is_that_of_the_adapter_alone(folder, trained):
+    dtype, trainer, *_ = trained
+    model = policy(trainer)
+    batch = trainer.train_dataset.group(0)
+
+    found = GramMeter(model).measure(batch)
+
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert found.of_parameter.keys() == named.keys()
+    assert all("lora_" in name for name in named)
+    logps = batch.sum_over_tokens(token_logps(model, batch))[0]
+    rows = torch.stack(
+        [
+            torch.cat([g.double().flatten() for g in gradients])
+            for gradients in (
+                torch.autograd.grad(logp, list(named.values()), retain_graph=True) for logp in logps
+            )
+        ]
+    )
+    expected = rows @ rows.T
+    size = expected.diagonal().sqrt()
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    assert ((found.total - expected).abs() <= tolerance * size[:, None] * size).all()

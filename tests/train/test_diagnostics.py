@@ -1,0 +1,129 @@
+"""What a recipe's diagnostics log, on one process, and that they change nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from prefopt.train.diagnostics import START_FILE
+from tests.support.runs import LORA, logged, policy, run, snapshot
+from tests.support.tiny import save_tiny_model, write_jsonl, write_lists, write_pairs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diagnostics")
+    save_tiny_model(folder / "model")
+    write_pairs(folder / "pairs.jsonl", 20)
+    write_lists(folder / "lists.jsonl", 12)
+    return folder
+
+
+def lines_of(trainer):
+    file = Path(trainer.args.output_dir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line for line in lines if "diagnostics/seconds" in line]
+
+
+def test_no_update_depends_on_them(folder):
+    plain = run(folder, "plain", training={"max_steps": 5})
+    measured = run(
+        folder, "measured", training={"max_steps": 5}, diagnostics={"every": 2, "groups": 3}
+    )
+
+    assert logged(measured, "loss") == logged(plain, "loss")
+    after, before = snapshot(policy(measured)), snapshot(policy(plain))
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert [line["step"] for line in lines_of(measured)] == [1, 2, 4, 5]
+
+
+def test_plain_gradient_descent_on_one_group_does_what_is_predicted(folder):
+    trainer = run(
+        folder,
+        "sgd",
+        training={
+            "max_steps": 3,
+            "groups_per_step": 1,
+            "optim": "sgd",
+            "learning_rate": 1.0e-3,
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0,
+        },
+        diagnostics={"every": 1, "groups": 1},
+    )
+
+    for line in lines_of(trainer):
+        for kind in ("chosen", "rejected"):
+            predicted = line[f"diagnostics/predicted/{kind}"]
+            assert line[f"diagnostics/realised/{kind}"] == pytest.approx(predicted, rel=0.1)
+        assert line["diagnostics/sign_agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [{"name": "lipo"}, {"name": "kto"}, {"name": "cringe"}, {"name": "dr_dpo"}],
+    ids=lambda objective: objective["name"],
+)
+def test_objectives_of_all_kinds_are_measured(folder, objective, capsys):
+    rows = [
+        {"prompt": f"say {i}", "completion": "abc" * (1 + i), "label": i % 2 == 0} for i in range(8)
+    ]
+    write_jsonl(folder / "labels.jsonl", rows)
+    is_labelled = objective["name"] in ("kto", "cringe")
+    data = "labels.jsonl" if is_labelled else "lists.jsonl"
+
+    trainer = run(
+        folder,
+        objective["name"],
+        data={"sources": [{"path": str(folder / data)}]},
+        objective=objective,
+        diagnostics={"every": 1, "groups": 4},
+    )
+
+    said = capsys.readouterr().out
+    first, last = lines_of(trainer)
+    assert ("since there are no pairs" in said) == is_labelled
+    assert ("cringe also learns from whole distributions" in said) == (
+        objective["name"] == "cringe"
+    )
+    assert ("diagnostics/cosine" in last) == (not is_labelled)
+    assert ("diagnostics/predicted/chosen" in last) == (not is_labelled)
+    assert ("diagnostics/ranking_accuracy" in last) == (not is_labelled)
+    assert "% of the time of training" in said
+    assert first["diagnostics/seconds"] < last["diagnostics/seconds"]
+
+
+def test_drifts_go_on_from_where_the_run_began(folder):
+    training = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
+    settings = {"adapter": LORA, "training": training, "diagnostics": {"every": 3, "groups": 4}}
+    expected = lines_of(run(folder, "whole", **settings))[-1]
+
+    resumed = run(folder, "whole", resume=str(folder / "whole" / "checkpoint-3"), **settings)
+
+    assert (folder / "whole" / START_FILE).is_file()
+    found = lines_of(resumed)
+    assert [line["step"] for line in found] == [1, 3, 6]
+    del found[-1]["diagnostics/seconds"], expected["diagnostics/seconds"]
+    assert found[-1] == expected
+    assert expected["diagnostics/drift/rejected"] < 0
+
+
+def test_a_run_that_began_without_them_has_no_drift(folder, capsys):
+    training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    run(folder, "without", training=training)
+
+    resumed = run(
+        folder,
+        "without",
+        resume=str(folder / "without" / "checkpoint-2"),
+        training=training,
+        diagnostics={"every": 2, "groups": 4},
+    )
+
+    assert (
+        "diagnostics: no drift, since the run began without these groups" in capsys.readouterr().out
+    )
+    (line,) = lines_of(resumed)
+    assert "diagnostics/drift/chosen" not in line
+    assert "diagnostics/ranking_accuracy" in line
