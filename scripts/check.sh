@@ -36,7 +36,12 @@ case $mode in
         step "$bin/python" -m pytest -n "$workers" --dist loadfile --durations=10
         ;;
     static) static ;;
-    slow) step "$bin/python" -m pytest -m slow --durations=10 ;;
+    slow)
+        # What starts processes of its own has all cores; the rest shares them.
+        step "$bin/python" -m pytest -m slow --durations=10 tests/invariants tests/commands
+        step "$bin/python" -m pytest -m slow --durations=10 -n "$workers" --dist loadfile \
+            --ignore tests/invariants --ignore tests/commands
+        ;;
     soak) step "$bin/python" -m pytest -m soak -n "$workers" --durations=10 ;;
     *)
         echo "error: unknown mode '$mode'; use all, static, slow or soak." >&2

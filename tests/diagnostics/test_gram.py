@@ -8,6 +8,7 @@ import torch
 import transformers as t
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from prefopt.data.collate import collate
 from prefopt.diagnostics.gram import GramMeter
@@ -124,6 +125,31 @@ def test_layers_that_are_computed_again_for_the_backward_pass_count_once(name, i
     assert model.is_gradient_checkpointing
     torch.testing.assert_close(found.total, plain.total, rtol=1e-6, atol=1e-8)
     assert found.missing == ()
+
+
+@pytest.mark.slow
+# peft's own, of Conv1D and of experts that it does not find.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
+@pytest.mark.parametrize("is_recomputed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("is_tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("name", FLAT)
+def test_every_architecture_in_every_way(name, is_tied, is_adapted, is_recomputed):
+    dtype = torch.float32 if name in NOT_IN_FLOAT64 else torch.float64
+    config = copy.deepcopy(FLAT[name])
+    config.tie_word_embeddings = is_tied
+    model = model_of(config, "packed", dtype).train()
+    if is_recomputed:
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if is_adapted:
+        # Not all of them: experts are no linear layers, and the head takes no adapter.
+        layers = [n for n, m in model.named_modules() if type(m) in (nn.Linear, Conv1D)]
+        targets = [n for n in layers if model.get_submodule(n) is not model.get_output_embeddings()]
+        model = with_adapter(model, target_modules=targets).to(dtype)
+
+    check(model, collate([GROUP]), 1e-4 if dtype == torch.float32 else 1e-10)
 
 
 def test_a_response_may_be_a_weighted_sum_of_its_tokens():
