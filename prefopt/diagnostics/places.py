@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Plan = dict[nn.Module, list["Place"]]
 """The layers to hear, and for what."""
@@ -42,9 +43,14 @@ def who_answers(
         forward: runs the model once, without gradient.
     """
     called: dict[nn.Module, bool] = {}
+    always = {module for module in model.modules() if is_parametrized(module)}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        called[module] = called.get(module, True) and is_in_order(module, output)
+        # An adapter of single parameters changes what a layer within it computes while it runs;
+        # computed again by itself, that layer would be another one.
+        is_changed = any(is_parametrized(m) and m not in always for m in module.modules())
+        fits = is_in_order(module, output) and not is_changed
+        called[module] = called.get(module, True) and fits
 
     with _heard(model, note):
         forward()
