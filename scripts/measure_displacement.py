@@ -201,7 +201,8 @@ def predict(name: str, settings: dict[str, Any]) -> dict[str, float]:
         ],
         data=[str(FOLDER / "near.jsonl")],
         objective=None,
-        reference=None,
+        # The folder is that of a run; here it is where others start.
+        reference=str(FOLDER / "demo" / "sft"),
         num_groups=256,
         num_token_maps=0,
         num_samples=0,
@@ -247,7 +248,8 @@ def _write(
     kept = ""
     if PAGE.exists():
         # What is said of the numbers is written by hand, below them.
-        kept = "\n## " + PAGE.read_text(encoding="utf-8").partition("\n## ")[2]
+        _, heading, rest = PAGE.read_text(encoding="utf-8").partition("\n## What is seen")
+        kept = heading + rest
     PAGE.write_text(introduction + "\n".join(lines) + "\n" + kept.rstrip() + "\n", encoding="utf-8")
 
 

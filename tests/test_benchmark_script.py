@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 arms = import_module("benchmark_arms")
 gate = import_module("benchmark_gate")
+gram = import_module("benchmark_gram")
 models = import_module("benchmark_models")
 numbers = import_module("benchmark_numbers")
 report = import_module("benchmark_report")
@@ -290,3 +292,21 @@ def test_where_the_gate_is_shut_the_script_fails_and_says_why(monkeypatch):
         benchmark.main()
 
     assert exit_.value.code == "error: hh: U2: losses differ by 1.0e-01. Nothing was timed."
+
+
+@pytest.mark.slow
+def test_a_gram_that_is_wrong_is_not_timed(monkeypatch):
+    found = gram.gram(1, num_groups=1, size="tiny")
+    assert found["workloads"].keys() == {work.name for work in workloads.load_workloads()}
+    assert 0 < found["share_of_training"] < 1
+
+    plain = gram.GramMeter.measure
+
+    def doubled(self, batch, weights=None):
+        measured = plain(self, batch, weights)
+        parts = {name: 2 * part for name, part in measured.of_parameter.items()}
+        return replace(measured, of_parameter=parts)
+
+    monkeypatch.setattr(gram.GramMeter, "measure", doubled)
+    with pytest.raises(AssertionError, match="Gram is wrong"):
+        gram.gram(1, num_groups=1, size="tiny")
