@@ -279,4 +279,5 @@ def _last_metrics(trainer: PreferenceTrainer) -> dict[str, float]:
     newest: dict[str, float] = {}
     for line in trainer.state.log_history:
         newest |= {name: value for name, value in line.items() if name not in _NO_RESULTS}
-    return newest
+    # What explains a step says little of the model that it led to.
+    return {name: value for name, value in newest.items() if not name.startswith("diagnostics/")}

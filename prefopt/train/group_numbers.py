@@ -13,7 +13,7 @@ from prefopt.diagnostics.entanglement import (
     predicted_changes,
     sums_by,
 )
-from prefopt.diagnostics.parts import part_of
+from prefopt.diagnostics.parts import PARTS, part_of
 from prefopt.train.influence import GroupInfluence
 from prefopt.train.metrics import StepSums
 from prefopt.types import GroupBatch
@@ -46,7 +46,10 @@ def add_group(
     add("gradient_norm/chosen", pairs.chosen)
     add("gradient_norm/rejected", pairs.rejected)
     names = {name: part_of(name) for name in found.gram.of_parameter}
-    for part, gram in sorted(sums_by(found.gram.of_parameter, names).items()):
+    of_part = sums_by(found.gram.of_parameter, names)
+    for part in PARTS:
+        # One name on all ranks, whichever parts have any parameters.
+        gram = of_part.get(part, torch.zeros_like(total))
         add(f"cosine/{part}", pairs_of(gram, scores, where).cosine)
     _add_changes(add, "realised", pairs, realised)
     if found.influence is None:

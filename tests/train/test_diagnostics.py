@@ -36,6 +36,7 @@ def test_no_update_depends_on_them(folder):
     after, before = snapshot(policy(measured)), snapshot(policy(plain))
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert [line["step"] for line in lines_of(measured)] == [1, 2, 4, 5]
+    assert "diagnostics/" not in (folder / "measured" / "README.md").read_text()
 
 
 def test_plain_gradient_descent_on_one_group_does_what_is_predicted(folder):
