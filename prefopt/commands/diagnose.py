@@ -93,10 +93,17 @@ def run(
         normalises=subject.recipe.training.normalise_gradients,
     )
     diagnosis = _diagnosis(subject, found, store, tokenizer, num_token_maps, is_verified)
+    if is_verified and not found.can_verify:
+        notes.append(
+            "Predictions are not verified: trained weights are in bfloat16, which rounds a small "
+            "step away. Add model.dtype=float32."
+        )
     diagnosis["notes"] = [*notes, *diagnosis["notes"]]
     if num_samples:
         assert copy is not None
-        mean, error = _kl(policy, copy, steps, num_samples, subject.recipe.data.max_length)
+        mean, error = _kl(
+            policy, copy, steps, num_samples, subject.recipe.data.max_length, tokenizer
+        )
         diagnosis["ranking"]["kl"] = {"value": mean, "num": num_samples, "error": error}
     else:
         diagnosis["notes"].append("KL on the model's own samples is left out; ask with --samples.")
@@ -219,6 +226,7 @@ def _kl(
     steps: StepDataset,
     num_samples: int,
     max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[float, float]:
     """KL(policy || reference) on answers of the policy itself, in nats, and its standard error."""
     logps: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
@@ -226,6 +234,7 @@ def _kl(
     policy.eval()
     # Any: transformers types `generate` for a protocol of its own that no model satisfies.
     generating: Any = policy
+    ends = _ends(policy, tokenizer)
     for i in range(num_samples):
         prompt = steps.store[int(numbers[i % len(numbers)])].prompt_ids.to(policy.device)
         configuration = GenerationConfig(
@@ -234,8 +243,8 @@ def _kl(
             top_p=1.0,
             temperature=1.0,
             max_new_tokens=max(1, min(_MOST_NEW_TOKENS, max_length - len(prompt))),
-            eos_token_id=policy.generation_config.eos_token_id,
-            pad_token_id=policy.generation_config.pad_token_id,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
         )
         with torch.no_grad():
             row = generating.generate(
@@ -253,6 +262,13 @@ def _kl(
             logps[0].append(token_logps(policy, batch).sum())
             logps[1].append(reference.token_logps(batch, policy).sum())
     return kl_of_samples(torch.stack(logps[0]), torch.stack(logps[1]))
+
+
+def _ends(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: what it was trained to end with, and what the model says."""
+    own = policy.generation_config.eos_token_id
+    also = own if isinstance(own, list) else [own]
+    return [each for each in dict.fromkeys([tokenizer.eos_token_id, *also]) if each is not None]
 
 
 def _write(diagnosis: dict[str, Any], folder: Path) -> None:

@@ -185,7 +185,8 @@ def train(
         began_cached = None if checkpoint is None else load_state(checkpoint)["cached_reference"]
         ReferenceStart(trainer, section, identity, began_cached=began_cached, say=_say)
     if recipe.training.normalise_gradients:
-        trainer.norms = GradientNorms(GramMeter(policy))
+        budget = recipe.training.tokens_per_micro_batch
+        trainer.norms = GradientNorms(GramMeter(policy), tokens_per_micro_batch=budget)
     if recipe.diagnostics is not None:
         trainer.add_callback(StepDiagnostics(trainer, recipe.diagnostics, _say))
     if checkpoint is not None:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prefopt.data.collate import repeat_responses
 from prefopt.diagnostics.listener import Listener, base_of
 from prefopt.diagnostics.places import Plan, who_answers
 from prefopt.diagnostics.tokens import Tokens
@@ -30,10 +31,19 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     Compiled layers run as they are written.
     """
     modes = {module: module.training for module in model.modules()}
+    rates = []
     model.eval()
     for module, was_training in modes.items():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = was_training
+        if getattr(module, "gradient_checkpointing", False) and was_training:
+            module.training = True
+            # Some layers drop values themselves.
+            rates += [
+                (module, name, rate)
+                for name, rate in vars(module).items()
+                if "dropout" in name and isinstance(rate, float)
+            ]
+    for module, name, _ in rates:
+        setattr(module, name, 0.0)
     try:
         # A compiled layer would compute without listening to what it holds.
         with torch.compiler.set_stance("force_eager"):
@@ -41,6 +51,8 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes.items():
             module.training = was_training
+        for module, name, rate in rates:
+            setattr(module, name, rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +88,9 @@ class GramMeter:
             )
         self.model = model
         # A prompt that is shared has one derivative for all its responses.
-        self._layout: LayoutName = "padded" if layout_of(model)[0] == "padded" else "packed"
+        self.layout: LayoutName = "padded" if layout_of(model)[0] == "padded" else "packed"
         self._head = base_of(model).get_output_embeddings()
-        self._plans: dict[bool, tuple[Plan, tuple[str, ...]]] = {}
+        self._plan: tuple[Plan, tuple[str, ...]] | None = None
 
     def measure(self, batch: GroupBatch, weights: Float[Tensor, " N"] | None = None) -> Gram:
         """Gradient inner products of all responses of a micro-batch, in their order.
@@ -94,23 +106,31 @@ class GramMeter:
             weights: of the scored tokens, each response being their weighted sum of log-probs; by
                 default 1.
         """
-        ids = lay_out(batch, self._layout).arguments()["input_ids"]
-        tokens = Tokens.of(batch, self._layout, tuple(ids.shape))
-        # In a single row a layer that serves all rows at once looks like one that serves each.
-        is_alone = len(tokens.spans) == 1
-        if is_alone not in self._plans:
-            head = self._head
-            self._plans[is_alone] = who_answers(
-                self.model,
-                lambda module, output: module is head or tokens.are_in(output),
-                lambda: self.token_logps(batch),
-            )
-        plan, missing = self._plans[is_alone]
+        if self._plan is None:
+            # In a single row a layer that serves all rows at once looks like one that serves each.
+            is_alone = len(batch.layout.response_lengths) == 1
+            self._plan = self._found_plan(repeat_responses(batch) if is_alone else batch)
+        plan, missing = self._plan
+        tokens, ids = self._where(batch)
         listener = Listener(self.model, plan, tokens, ids.unique(), weights)
         with without_dropout(self.model), torch.enable_grad(), listener.listening():
             logps = self._logps(batch)
             parts = listener.backward((logps if weights is None else logps * weights).sum())
         return Gram(of_parameter=parts, missing=missing, token_logps=logps.detach())
+
+    def _where(self, batch: GroupBatch) -> tuple[Tokens, Int[Tensor, "R L"]]:
+        """Where tokens lie, and which ones."""
+        ids: Tensor = lay_out(batch, self.layout).arguments()["input_ids"]
+        return Tokens.of(batch, self.layout, tuple(ids.shape)), ids
+
+    def _found_plan(self, batch: GroupBatch) -> tuple[Plan, tuple[str, ...]]:
+        """Who answers for what, by a forward pass."""
+        tokens, head = self._where(batch)[0], self._head
+        return who_answers(
+            self.model,
+            lambda module, output: module is head or tokens.are_in(output),
+            lambda: self.token_logps(batch),
+        )
 
     def token_logps(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         """Log-probs of the scored tokens alone, computed as `measure` does."""
@@ -118,5 +138,5 @@ class GramMeter:
             return self._logps(batch)
 
     def _logps(self, batch: GroupBatch) -> Float[Tensor, " N"]:
-        logps: Tensor = score_tokens(self.model, batch, layout=self._layout)
+        logps: Tensor = score_tokens(self.model, batch, layout=self.layout)
         return logps

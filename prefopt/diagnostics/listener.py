@@ -1,8 +1,8 @@
 """From what layers read and the derivatives by what they write to inner products of gradients."""
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -134,20 +134,19 @@ class Listener:
     def _hear_embedding(self, places: list[Place], call: Call) -> None:
         """Gradients of the rows that were read, as autograd finds them; others are 0."""
         (place,) = places
-        module = call.module
-        assert isinstance(module, nn.Embedding)
-        is_sparse, module.sparse = module.sparse, True
-        outputs = call.again()
-        module.sparse = is_sparse
+        with _sparse(call.module), self._taps.deaf():
+            outputs = call.again()
+            found = [self._of_span(span, outputs, places)[0] for span in self._tokens.spans]
         ids = self._ids
-        if module is not self._embedding:
-            ids = torch.arange(module.num_embeddings, device=ids.device)
+        if place.owner is not self._embedding:
+            is_only_use = self._uses[place.name] == 1
+            ids = torch.arange(found[0].shape[0], device=ids.device)
+            ids = found[0]._indices()[0].unique() if is_only_use else ids
         each = []
-        for span in self._tokens.spans:
-            (found,) = self._of_span(span, outputs, places)
-            rows = found._values().new_zeros(len(ids), found.shape[1])
-            at = torch.searchsorted(ids, found._indices()[0])
-            each.append(wide(rows.index_add(0, at, found._values())))
+        for gradient in found:
+            rows = gradient._values().new_zeros(len(ids), gradient.shape[1])
+            at = torch.searchsorted(ids, gradient._indices()[0])
+            each.append(wide(rows.index_add(0, at, gradient._values())))
         gradients = torch.stack(each).flatten(1)
         if place.name in self._tied_rows:
             cross = gradients @ self._tied_rows[place.name].T
@@ -156,8 +155,10 @@ class Listener:
 
     def _hear_any(self, places: list[Place], call: Call) -> None:
         """Gradients by computing the layer once more, for one response after the other."""
-        outputs = call.again()
-        each = [self._of_span(span, outputs, places) for span in self._tokens.spans]
+        # Deaf to the end: layers within may be computed yet again in these backward passes.
+        with self._taps.deaf():
+            outputs = call.again()
+            each = [self._of_span(span, outputs, places) for span in self._tokens.spans]
         for place, gradients in zip(places, zip(*each, strict=True), strict=True):
             assert place.name not in self._tied_rows
             self._add_gradients(place.name, wide(torch.stack(gradients).flatten(1)))
@@ -173,6 +174,17 @@ class Listener:
             allow_unused=True,
             materialize_grads=True,
         )
+
+
+@contextmanager
+def _sparse(module: nn.Module) -> Iterator[None]:
+    """Let an embedding give the gradient of the rows that it reads alone."""
+    assert isinstance(module, nn.Embedding)
+    was_sparse, module.sparse = module.sparse, True
+    try:
+        yield
+    finally:
+        module.sparse = was_sparse
 
 
 def _are_own(places: list[Place], module: nn.Module) -> bool:

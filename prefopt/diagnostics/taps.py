@@ -28,14 +28,15 @@ class Call:
     """The derivative by each float tensor that the layer returned; None where there is none."""
     precision: tuple[str, bool, torch.dtype]
     """Device, whether autocast was on, and its dtype."""
-    taps: "Taps"
 
     def again(self) -> list[tuple[Tensor, Tensor]]:
-        """What the layer returns, computed once more, each with the derivative by it."""
+        """What the layer returns, computed once more, each with the derivative by it.
+
+        Whoever asks keeps taps deaf, and until all gradients are taken.
+        """
         device, is_on, dtype = self.precision
         with (
             torch.enable_grad(),
-            self.taps.deaf(),
             torch.autocast(device, enabled=is_on, dtype=dtype),
         ):
             written = floats_of(self.module.forward(*self.args, **self.kwargs))
@@ -133,7 +134,6 @@ class Taps:
                     kwargs=kwargs,
                     slopes=slopes,
                     precision=precision,
-                    taps=self,
                 )
             )
 

@@ -20,7 +20,7 @@ class DiagnosedGroup:
     batch: GroupBatch
     found: GroupInfluence
     denominators: dict[str, float]
-    """Of the terms of the loss, as if the group were a whole step."""
+    """Of the terms of the loss, as in a step of one average group."""
     pairs: Pairs
     of_part: dict[str, Float[Tensor, "K K"]]
     of_depth: dict[str, Float[Tensor, "K K"]]

@@ -13,7 +13,7 @@ from prefopt.diagnostics.gram import GramMeter
 from prefopt.train.diagnosed_group import DiagnosedGroup
 from prefopt.types import TokenizedRecord
 
-GROUPS_TOGETHER = 8
+GROUPS_TOGETHER, TOKENS_TOGETHER = 8, 16384
 
 
 def changes_of_step(
@@ -40,8 +40,9 @@ def changes_of_step(
         one, and by the `whole` step; and shares of pairs. None where nothing is known.
     """
     known = [g for g in groups if g.found.coefficients is not None and g.pairs.index]
-    chunks = [known[i : i + GROUPS_TOGETHER] for i in range(0, len(known), GROUPS_TOGETHER)]
-    found = [_together(chunk, meter, record_of, device) for chunk in chunks if len(chunk) > 1]
+    found = [
+        _together(chunk, meter, record_of, device) for chunk in _chunks(known) if len(chunk) > 1
+    ]
     if not found:
         return None
     own, other = torch.cat(found, dim=2) / groups_per_step
@@ -56,6 +57,23 @@ def changes_of_step(
         "share_both_fall": _share((whole < 0).all(dim=0)),
         "share_chosen_falls_by_its_own": _share(own[0] < 0),
     }
+
+
+def _chunks(groups: Sequence[DiagnosedGroup]) -> list[list[DiagnosedGroup]]:
+    """Neighbours that one pass may hold."""
+    chunks: list[list[DiagnosedGroup]] = []
+    room = 0
+    for group in groups:
+        (num_prompt_tokens,) = group.batch.layout.prompt_lengths
+        num_tokens = (
+            int(group.batch.num_tokens.sum()) + group.batch.layout.num_slots * num_prompt_tokens
+        )
+        if not chunks or len(chunks[-1]) == GROUPS_TOGETHER or num_tokens > room:
+            chunks.append([])
+            room = TOKENS_TOGETHER
+        chunks[-1].append(group)
+        room -= num_tokens
+    return chunks
 
 
 def _together(

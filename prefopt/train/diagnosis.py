@@ -23,15 +23,17 @@ from prefopt.diagnostics.parts import PARTS, depth_of, part_of
 from prefopt.diagnostics.ranking import ranking_metrics
 from prefopt.diagnostics.token_map import token_map
 from prefopt.models.reference import Reference
-from prefopt.objectives import Objective, weigh
+from prefopt.objectives import Objective
 from prefopt.train.diagnosed_group import DiagnosedGroup
 from prefopt.train.diagnosed_step import changes_of_step
 from prefopt.train.fixed_groups import FixedGroups, reward_per_nat
 from prefopt.train.influence import InfluenceMeter, why_no_influence
+from prefopt.train.share import facts_of
 from prefopt.train.steps import StepDataset
 from prefopt.train.verification import small_rates, verify
+from prefopt.types import TokenizedRecord
 
-MOST_GROUPS, MOST_TOKENS = 12, 64
+MOST_GROUPS, MOST_TOKENS = 12, 16384
 
 
 class Diagnosis:
@@ -70,22 +72,22 @@ class Diagnosis:
             policy,
             normalises=normalises,
         )
+        # As in a step of average groups, so that a step of any size only divides by its size.
+        facts = facts_of(data.store, data.plan.groups(0, 0)[:num_groups])
+        terms = facts.weigh(objective).all_terms()
+        self._denominators = {name: float(term.weight.mean()) for name, term in terms.items()}
         self.groups = [self._measured(number) for number in self._numbers]
 
     def _measured(self, number: int) -> DiagnosedGroup:
         batch = self._data.group(number).to(self._accelerator.device)
-        output = weigh(
-            self._objective, scores=batch.scores, where=batch.where, num_tokens=batch.num_tokens
-        )
-        denominators = {n: float(t.weight.sum()) for n, t in output.all_terms().items()}
-        found = self._influence.measure(batch, denominators)
+        found = self._influence.measure(batch, self._denominators)
         of_parameter = found.gram.of_parameter
         depths = {n: d for n in of_parameter if (d := depth_of(n)) is not None}
         return DiagnosedGroup(
             number=number,
             batch=batch,
             found=found,
-            denominators=denominators,
+            denominators=self._denominators,
             pairs=pairs_of(found.gram.total, batch.scores[0], batch.where[0]),
             of_part=sums_by(of_parameter, {name: part_of(name) for name in of_parameter}),
             of_depth=sums_by(
@@ -185,6 +187,12 @@ class Diagnosis:
         store, device = self._data.store, self._accelerator.device
         return changes_of_step(self.groups, self._meter, store.__getitem__, device, groups_per_step)
 
+    @property
+    def can_verify(self) -> bool:
+        """Whether trained weights can hold a small step."""
+        trained = [p for p in self._policy.parameters() if p.requires_grad]
+        return all(p.dtype in (torch.float32, torch.float64) for p in trained)
+
     def verification(self) -> dict[str, Any] | None:
         """Predictions against steps of gradient descent; None where nothing is predicted."""
         measured = [
@@ -192,7 +200,7 @@ class Diagnosis:
             for group in self.groups
             if group.found.influence is not None and bool(group.found.influence.any())
         ]
-        if not measured:
+        if not measured or not self.can_verify:
             return None
         rates = small_rates([found for _, found, _ in measured])
         return asdict(verify(self._influence, measured, rates))
@@ -225,7 +233,7 @@ class Diagnosis:
             record = self._data.store[group.number]
             first, second = group.pairs.index[group.worst_pair]
             responses = [record.response_ids[first], record.response_ids[second]]
-            if max(map(len, responses)) > MOST_TOKENS:
+            if _tokens_of_map(record, responses) > MOST_TOKENS:
                 skipped += 1
                 continue
             found = token_map(self._meter, record, first, second, self._accelerator.device)
@@ -238,8 +246,17 @@ class Diagnosis:
                     "cosines": found.cosines.tolist(),
                 }
             )
-        notes = [f"{skipped} groups have no token map: over {MOST_TOKENS} tokens."] * (skipped > 0)
+        notes = [
+            f"{skipped} of the worst groups have no token map: it would take over "
+            f"{MOST_TOKENS:,} tokens in one pass."
+        ] * (skipped > 0)
         return maps, notes
+
+
+def _tokens_of_map(record: TokenizedRecord, responses: Sequence[Tensor]) -> int:
+    """Of all beginnings of two responses, each with its prompt."""
+    lengths = [len(ids) for ids in responses]
+    return sum(n * record.num_prompt_tokens + n * (n + 1) // 2 for n in lengths)
 
 
 def _mean(values: Sequence[Tensor]) -> float | None:

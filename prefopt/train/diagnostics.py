@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefopt.diagnostics.gram import GramMeter
+from prefopt.diagnostics.gram import GramMeter, without_dropout
 from prefopt.diagnostics.ranking import HeldOut, ranking_metrics
 from prefopt.train.checkpoint import run_folder_of
 from prefopt.train.diagnostics_section import DiagnosticsSection
@@ -58,6 +59,7 @@ class StepDiagnostics(TrainerCallback):
         self._meter: InfluenceMeter | None = None
         self._start: Float[Tensor, "G K"] | None = None
         self._measured: list[_Measured] = []
+        self._has_said_none_fits = False
         self._learning_rate = 0.0
         self._seconds = 0.0
         self._began_training = 0.0
@@ -95,7 +97,7 @@ class StepDiagnostics(TrainerCallback):
         key = divmod(step, self._data.plan.steps_per_epoch)
         share = self._data[key]
         statistics = self._statistics(share)
-        numbers = self._data.plan.groups(*key)[: self._section.groups].tolist()
+        numbers = self._fitting(self._data.plan.groups(*key))
         rank, num_ranks = self._data.rank, self._data.num_ranks
         for first in range(0, len(numbers), num_ranks):
             is_filler = first + rank >= len(numbers)
@@ -137,6 +139,18 @@ class StepDiagnostics(TrainerCallback):
         self._seconds += time.perf_counter() - began
         self._trainer._pause(began)
 
+    def _fitting(self, numbers: Int[np.ndarray, " S"]) -> list[int]:
+        """The first groups of a step that one forward pass may hold, a prompt for each response."""
+        fitting = self._data.fitting(numbers)
+        if len(fitting) == 0 and not self._has_said_none_fits:
+            self._has_said_none_fits = True
+            self._say(
+                "diagnostics: no group of this step is looked at, since none fits "
+                "training.tokens_per_micro_batch with a prompt for each of its responses"
+            )
+        chosen: list[int] = fitting[: self._section.groups].tolist()
+        return chosen
+
     def _statistics(self, share: StepShare) -> Float[Tensor, "S C"] | None:
         """Of all groups of the step, also where its one micro-batch needs none."""
         trainer, objective = self._trainer, self._trainer.objective
@@ -149,7 +163,8 @@ class StepDiagnostics(TrainerCallback):
                 statistic_positions=share.positions,
                 statistic_large=share.large,
             )
-        return trainer._step_statistics(trainer.model_wrapped, share)
+        with without_dropout(trainer.model_wrapped):
+            return trainer._step_statistics(trainer.model_wrapped, share)
 
     def _step_numbers(self) -> dict[str, float]:
         assert self._meter is not None

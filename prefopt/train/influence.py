@@ -25,7 +25,8 @@ class GroupInfluence:
     logps: Float[Tensor, " K"]
     """Summed log-probs, without gradient."""
     coefficients: Float[Tensor, " K"] | None
-    """Derivative of the loss by each; None if it differs from token to token, or is not known."""
+    """Derivative of the loss by each; None if the objective reads single tokens, or it is not
+    known."""
     influence: Float[Tensor, "K K"] | None
     """As in prefopt.diagnostics.entanglement; None if it is not known."""
 
@@ -96,13 +97,14 @@ class InfluenceMeter:
         slopes = self._slopes(self._objective, batch, gram, denominators, step_statistics)
         if self._normalises:
             slopes = slopes * _token_factors(batch, gram)
-        firsts = slopes[_first_tokens(batch)]
-        spread = (slopes - firsts[batch.response_of_token]).abs().max()
-        if spread <= 1e-6 * slopes.abs().max():
-            influence = influence_of(gram.total, firsts.double())
-            return GroupInfluence(gram=gram, logps=logps, coefficients=firsts, influence=influence)
+        # By the objective and not by what it says of this group: ranks run as many passes.
+        if self._objective.needs_tokens:
+            influence = self._of_tokens(batch, slopes)
+            return GroupInfluence(gram=gram, logps=logps, coefficients=None, influence=influence)
+        coefficients = slopes[_first_tokens(batch)]
+        influence = influence_of(gram.total, coefficients.double())
         return GroupInfluence(
-            gram=gram, logps=logps, coefficients=None, influence=self._of_tokens(batch, slopes)
+            gram=gram, logps=logps, coefficients=coefficients, influence=influence
         )
 
     def logps(self, batch: GroupBatch) -> Float[Tensor, " K"]:

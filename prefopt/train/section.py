@@ -118,10 +118,10 @@ class TrainingSection(Section):
     """Compile the model's layers with torch.compile. The first steps take longer; not with
     DeepSpeed, FSDP, 4-bit weights or gradient_checkpointing."""
     normalise_gradients: bool = False
-    """Make the log-prob gradients of a group's responses equally long, so that a step on a pair
-    lifts the chosen response and lowers the rejected one (docs/diagnostics.md). Takes another
-    forward and backward pass; not with FSDP or ZeRO-3, nor with objectives that learn from whole
-    distributions."""
+    """Make the log-prob gradients of a group's responses equally long. A step on a pair alone then
+    lifts the chosen response and lowers the rejected one, where the objective wants both equally,
+    as dpo does (docs/diagnostics.md). Takes another forward and backward pass; not with FSDP or
+    ZeRO-3, nor with objectives that learn from whole distributions."""
     shuffle: bool = True
     """Draw the groups of an epoch in random order; false keeps the order of the data."""
     early_stopping_patience: int | None = Field(default=None, ge=1)

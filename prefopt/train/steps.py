@@ -194,6 +194,19 @@ class StepDataset(Dataset[StepShare]):
         """One record alone, with whatever the objective reads of single tokens in that step."""
         return self._batch([self.store[number]], key)
 
+    def fitting(self, numbers: Int[np.ndarray, " S"]) -> Int[np.ndarray, " _"]:
+        """Records that a micro-batch can hold with a prompt before each of their responses."""
+        facts = facts_of(self.store, numbers)
+        sizes = group_sizes(
+            "padded" if self.layout == "padded" else "packed",
+            self.store.prompt_lengths[numbers],
+            facts.num_tokens.numpy(),
+            facts.where.numpy(),
+        )
+        fits = [size.num_alone <= self.tokens_per_micro_batch for size in sizes]
+        kept: Int[np.ndarray, " _"] = numbers[np.array(fits, dtype=bool)]
+        return kept
+
     def _batch(self, records: Sequence[TokenizedRecord], key: StepKey) -> GroupBatch:
         """A micro-batch with whatever the objective reads of single tokens."""
         batch, objective = collate(records), self.objective

@@ -76,6 +76,7 @@ def test_a_run_is_measured_on_what_it_held_out_against_what_it_started_from(told
     assert sum(map(sum, first["products"])) == pytest.approx(gram[0][1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_measured_by_the_recipe_beside_it(told, folder):
     found = told(folder / "full" / "checkpoint-2", "objective.beta=0.7", "--groups", "3")
 
@@ -94,6 +95,7 @@ def test_of_an_adapter_only_what_is_trained_is_measured(told, folder):
     assert {row["part"] for row in found["entanglement"]["by_part"]} == {"attention", "mlp"}
 
 
+@pytest.mark.slow
 def test_any_model_is_measured_on_named_data(told, folder):
     data = ["--data", folder / "lists.jsonl", "--token-maps", "0"]
     alone = told(folder / "model", *data)
@@ -109,6 +111,7 @@ def test_any_model_is_measured_on_named_data(told, folder):
     assert alone["entanglement"]["cosine"] != compared["entanglement"]["cosine"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_said_is_left_out_by_name(told, folder):
     found = told(
         folder / "model", "--data", folder / "pairs.jsonl", "--objective", "cringe", "--verify"

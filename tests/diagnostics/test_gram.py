@@ -16,6 +16,8 @@ from prefopt.models.head import install_logp_head
 from prefopt.models.layout import token_logps
 from tests.models.test_architectures import FLAT, NOT_IN_FLOAT64, RECORDS, RECURRENT
 
+# peft's own, of GPT-2's layers.
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 GROUP = next(record for record in RECORDS if len(record.response_ids) == 3)
 
 
@@ -61,12 +63,15 @@ def check(model, batch, tolerance, weights=None):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+PACKED = ["llama-tied", "qwen2-window", "gemma2", "gemma3", "gpt-oss", "mixtral", "deepseek-v3"]
+PADDED = ["qwen2", "gpt2", "opt"]
+
+
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [(name, "packed") for name in FLAT]
-    + [(name, "padded") for name in ("qwen2", "gpt2", "opt", "gemma3", "gpt-oss")],
+    [(name, "packed") for name in PACKED] + [(name, "padded") for name in PADDED],
 )
-def test_every_architecture_has_the_gram_of_explicit_gradients(name, layout):
+def test_layers_of_all_kinds_have_the_gram_of_explicit_gradients(name, layout):
     dtype = torch.float32 if name in NOT_IN_FLOAT64 else torch.float64
     model = model_of(FLAT[name], layout, dtype)
 
@@ -102,19 +107,29 @@ def with_adapter(model, **changes):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["qwen2", "llama"])
-def test_so_has_an_adapter(name, changes):
-    model = with_adapter(model_of(FLAT[name], "packed"), **changes)
+def test_so_has_an_adapter(changes):
+    model = with_adapter(model_of(FLAT["qwen2"], "packed"), **changes)
 
     check(model, collate([GROUP]), 1e-10)
 
 
-@pytest.mark.parametrize("name", ["llama-tied", "gemma3", "mixtral"])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("llama-tied", "packed"),
+        ("gemma3", "packed"),
+        ("mixtral", "packed"),
+        # Whose parameters fall to modules around the layers that are computed again.
+        ("gpt2", "padded"),
+        ("gpt-oss", "padded"),
+    ],
+)
 @pytest.mark.parametrize("is_adapted", [False, True])
-def test_layers_that_are_computed_again_for_the_backward_pass_count_once(name, is_adapted):
+def test_layers_that_are_computed_again_count_once(name, layout, is_adapted):
     dtype = torch.float32 if name in NOT_IN_FLOAT64 else torch.float64
-    model = model_of(FLAT[name], "packed", dtype).train()
-    adapted = with_adapter(model, target_modules=["q_proj"]).to(dtype) if is_adapted else model
+    model = model_of(FLAT[name], layout, dtype).train()
+    target = "c_proj" if name == "gpt2" else "q_proj"
+    adapted = with_adapter(model, target_modules=[target]).to(dtype) if is_adapted else model
     plain = GramMeter(adapted).measure(collate([GROUP]))
     if is_adapted:
         model.enable_input_require_grads()
@@ -127,9 +142,24 @@ def test_layers_that_are_computed_again_for_the_backward_pass_count_once(name, i
     assert found.missing == ()
 
 
+def test_dropout_is_off_and_comes_back_also_where_layers_are_computed_again():
+    config = copy.deepcopy(FLAT["opt"])
+    # OPT's layers drop values themselves.
+    config.dropout = 0.5
+    expected = GramMeter(model_of(FLAT["opt"], "padded")).measure(collate([GROUP])).total
+    model = model_of(config, "padded").train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    state = torch.get_rng_state()
+
+    found = GramMeter(model).measure(collate([GROUP])).total
+
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(layer.training and layer.dropout == 0.5 for layer in model.model.decoder.layers)
+
+
 @pytest.mark.slow
 # peft's own, of Conv1D and of experts that it does not find.
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("is_recomputed", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("is_adapted", [False, True], ids=["full", "lora"])

@@ -16,8 +16,10 @@ RUNS = {
     "full": {},
     "tied": {"model": "tied", "checkpointing": True},
     "lora": {"adapter": LORA},
-    # Statistics of the whole step, and responses of one group in pieces.
-    "coupled": {"objective": {"name": "dr_dpo", "coupling": "step"}, "tokens": 40},
+    # Statistics of the whole step.
+    "coupled": {"objective": {"name": "dr_dpo", "coupling": "step"}, "tokens": 80},
+    # Groups of one response, of ties and of pairs, whose tokens count unequally.
+    "mixed": {"objective": {"name": "bmc"}, "data": "mixed.jsonl"},
 }
 
 
@@ -37,7 +39,7 @@ def main(folder: Path) -> None:
         sections = {
             "model": {"path": str(folder.parent / changes.get("model", "model"))},
             "data": {
-                "sources": [{"path": str(folder.parent / "pairs.jsonl")}],
+                "sources": [{"path": str(folder.parent / changes.get("data", "pairs.jsonl"))}],
                 "cache_dir": str(folder / "cache"),
             },
             "objective": changes.get("objective", {"name": "dpo"}),

@@ -39,6 +39,33 @@ def test_no_update_depends_on_them(folder):
     assert "diagnostics/" not in (folder / "measured" / "README.md").read_text()
 
 
+def test_no_draw_of_dropout_depends_on_them_either(folder):
+    settings = {
+        "model": {"dropout": True},
+        "adapter": {**LORA, "dropout": 0.3},
+        "objective": {"name": "dr_dpo"},
+        # Several micro-batches, so that a pass for statistics comes first.
+        "training": {"max_steps": 3, "tokens_per_micro_batch": 120, "learning_rate": 1e-2},
+    }
+    plain = run(folder, "dropped", **settings)
+    measured = run(folder, "dropped-too", **settings, diagnostics={"every": 1, "groups": 3})
+
+    assert logged(measured, "loss") == logged(plain, "loss")
+    assert lines_of(measured)[-1]["diagnostics/gradient_norm/chosen"] > 0
+
+
+def test_groups_that_do_not_fit_are_left_out_with_a_line(folder, capsys):
+    trainer = run(
+        folder,
+        "tight",
+        training={"tokens_per_micro_batch": 1},
+        diagnostics={"every": 1, "groups": 3},
+    )
+
+    assert "diagnostics: no group of this step is looked at" in capsys.readouterr().out
+    assert lines_of(trainer) == []
+
+
 def test_plain_gradient_descent_on_one_group_does_what_is_predicted(folder):
     trainer = run(
         folder,
@@ -61,6 +88,7 @@ def test_plain_gradient_descent_on_one_group_does_what_is_predicted(folder):
         assert line["diagnostics/sign_agreement"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [{"name": "lipo"}, {"name": "kto"}, {"name": "cringe"}, {"name": "dr_dpo"}],
