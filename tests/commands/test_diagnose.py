@@ -85,6 +85,7 @@ def test_a_checkpoint_is_measured_by_the_recipe_beside_it(told, folder):
     assert earlier != told(folder / "full", "--groups", "3")["ranking"]["drift/chosen"]["value"]
 
 
+@pytest.mark.slow
 def test_of_an_adapter_only_what_is_trained_is_measured(told, folder):
     found = told(folder / "lora", "--groups", "4", "--token-maps", "0")
 
@@ -123,6 +124,7 @@ def test_what_cannot_be_said_is_left_out_by_name(told, folder):
     assert any("cringe also learns from whole distributions" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_single_responses_have_no_pairs(told, folder):
     rows = [
         {"prompt": f"say {i}", "completion": "abc" * (1 + i), "label": i % 2 == 0} for i in range(4)

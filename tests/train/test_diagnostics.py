@@ -39,6 +39,7 @@ def test_no_update_depends_on_them(folder):
     assert "diagnostics/" not in (folder / "measured" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_no_draw_of_dropout_depends_on_them_either(folder):
     settings = {
         "model": {"dropout": True},
@@ -123,6 +124,7 @@ def test_objectives_of_all_kinds_are_measured(folder, objective, capsys):
     assert first["diagnostics/seconds"] < last["diagnostics/seconds"]
 
 
+@pytest.mark.slow
 def test_drifts_go_on_from_where_the_run_began(folder):
     training = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
     settings = {"adapter": LORA, "training": training, "diagnostics": {"every": 3, "groups": 4}}

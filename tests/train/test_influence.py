@@ -31,13 +31,17 @@ from tests.models.test_architectures import FLAT
 
 OBJECTIVES = [
     ({"name": "dpo", "beta": 0.5}, 2),
-    ({"name": "weighted_sum", "terms": [{"name": "dpo"}, {"name": "nll"}]}, 2),
     # Tokens that only one of the two has count more than others.
     ({"name": "bmc"}, 2),
     ({"name": "lipo"}, 4),
     *(
-        pytest.param(section, 4, marks=pytest.mark.slow)
-        for section in ({"name": "simpo"}, {"name": "nca"}, {"name": "infonca", "alpha": 0.5})
+        pytest.param(section, num_responses, marks=pytest.mark.slow)
+        for section, num_responses in (
+            ({"name": "weighted_sum", "terms": [{"name": "dpo"}, {"name": "nll"}]}, 2),
+            ({"name": "simpo"}, 4),
+            ({"name": "nca"}, 4),
+            ({"name": "infonca", "alpha": 0.5}, 4),
+        )
     ),
 ]
 

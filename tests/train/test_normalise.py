@@ -55,7 +55,9 @@ def change_of(folder, output, data="pairs.jsonl", **training):
     return torch.cat([(after[name] - before[name]).double().flatten() for name in before])
 
 
-@pytest.mark.parametrize("data", ["pairs.jsonl", "lists.jsonl"])
+@pytest.mark.parametrize(
+    "data", ["pairs.jsonl", pytest.param("lists.jsonl", marks=pytest.mark.slow)]
+)
 def test_no_split_of_a_step_changes_the_update(folder, data):
     whole = change_of(folder, f"whole-{data}", data)
 
@@ -95,6 +97,7 @@ def test_a_step_on_a_pair_is_along_the_difference_of_unit_gradients(folder):
     assert (found - expected).norm() <= 1e-3 * expected.norm()
 
 
+@pytest.mark.slow
 def test_an_adapter_has_it_too(folder):
     trainer = run(
         folder, "lora", adapter=LORA, training={"normalise_gradients": True, "max_steps": 2}
