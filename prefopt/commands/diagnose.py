@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefopt import __version__
 from prefopt.commands.diagnose_subject import Subject, groups_of, subject_of
-from prefopt.config import Recipe
+from prefopt.commands.parts import groups_per_step, steps_of
 from prefopt.data.collate import collate
 from prefopt.data.plan import StepPlan
 from prefopt.data.store import TokenStore
@@ -31,7 +31,7 @@ from prefopt.models.reference import FrozenCopy
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.train.checkpoint import METRICS_FILE
 from prefopt.train.diagnosis import Diagnosis
-from prefopt.train.durable import failed_writes_are_one_line
+from prefopt.train.durable import clear_staging, failed_writes_are_one_line, write_whole
 from prefopt.train.steps import StepDataset
 from prefopt.types import TokenizedRecord
 
@@ -151,15 +151,7 @@ def _steps(
         groups_per_step=num_groups,
         seed=seed,
     )
-    return StepDataset(
-        store,
-        plan,
-        subject.recipe.objective,
-        rank=0,
-        num_ranks=1,
-        tokens_per_micro_batch=subject.recipe.training.tokens_per_micro_batch,
-        layout=layout_of(policy)[0],
-    )
+    return steps_of(subject.recipe, store, plan, layout_of(policy)[0])
 
 
 def _diagnosis(
@@ -173,8 +165,12 @@ def _diagnosis(
     recipe = subject.recipe
     given = recipe.training.arguments.get("learning_rate")
     learning_rate = None if given is None or subject.run_folder is None else float(given)
+    verified = found.verification() if is_verified else None
+    realised = {} if verified is None else verified[1]
+    rate = learning_rate if verified is None else verified[0]["learning_rates"][-1]
     groups = []
-    for group, facts in found.worst(learning_rate):
+    for group in found.worst:
+        facts = group.facts(1.0 if rate is None else rate, realised.get(group.number))
         record = store[group.number]
         texts = {
             "prompt": tokenizer.decode(record.prompt_ids),
@@ -198,17 +194,13 @@ def _diagnosis(
         "notes": [*found.notes, *notes],
         "ranking": found.ranking(),
         "entanglement": found.entanglement(),
-        "step": found.step(_groups_per_step(recipe)),
-        "verification": found.verification() if is_verified else None,
+        "step": found.step(groups_per_step(recipe)),
+        "rate_of_changes": rate,
+        "verification": None if verified is None else verified[0],
         "groups": groups,
         "token_maps": maps,
         "training": _training(subject.run_folder),
     }
-
-
-def _groups_per_step(recipe: Recipe) -> int:
-    given = recipe.training.groups_per_step
-    return given if isinstance(given, int) else sum(given.values())
 
 
 def _training(run_folder: Path | None) -> list[dict[str, Any]]:
@@ -274,7 +266,6 @@ def _ends(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBas
 def _write(diagnosis: dict[str, Any], folder: Path) -> None:
     with failed_writes_are_one_line(folder / NUMBERS_FILE):
         page = write_report(diagnosis, folder)
-        partial = folder / f".{NUMBERS_FILE}.partial"
-        partial.write_text(json.dumps(diagnosis, indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / NUMBERS_FILE)
+        write_whole(folder / NUMBERS_FILE, json.dumps(diagnosis, indent=1) + "\n")
+        clear_staging(folder)
     typer.echo(f"report in {page}, numbers in {folder / NUMBERS_FILE}")

@@ -76,7 +76,8 @@ def training_steps(
             for role in others
         ),
     )
-    return _share(recipe, arguments, data.train, plan, layout)
+    rank, num_ranks = arguments.process_index, arguments.world_size
+    return steps_of(recipe, data.train, plan, layout, rank=rank, num_ranks=num_ranks)
 
 
 def held_out_steps(
@@ -86,30 +87,38 @@ def held_out_steps(
     store = data.evaluation
     if store is None:
         return None
-    num_groups = sum(recipe.training.groups_of(role) for role in recipe.data.roles or [""])
     plan = StepPlan(
         records_per_source=(len(store),),
         source_weights=(1.0,),
-        groups_per_step=max(num_groups, arguments.world_size),
+        groups_per_step=max(groups_per_step(recipe), arguments.world_size),
         seed=0,
         shuffle=False,
     )
-    return _share(recipe, arguments, store, plan, layout)
+    rank, num_ranks = arguments.process_index, arguments.world_size
+    return steps_of(recipe, store, plan, layout, rank=rank, num_ranks=num_ranks)
 
 
-def _share(
+def groups_per_step(recipe: Recipe) -> int:
+    """Groups of a training step, over all roles."""
+    return sum(recipe.training.groups_of(role) for role in recipe.data.roles or [""])
+
+
+def steps_of(
     recipe: Recipe,
-    arguments: TrainingArguments,
     store: TokenStore,
     plan: StepPlan,
     layout: LayoutName,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> StepDataset:
+    """What a process does of the steps of a plan."""
     return StepDataset(
         store,
         plan,
         recipe.objective,
-        rank=arguments.process_index,
-        num_ranks=arguments.world_size,
+        rank=rank,
+        num_ranks=num_ranks,
         tokens_per_micro_batch=recipe.training.tokens_per_micro_batch,
         layout=layout,
     )

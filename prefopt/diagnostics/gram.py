@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefopt.data.collate import repeat_responses
-from prefopt.diagnostics.listener import Listener, base_of
+from prefopt.diagnostics.listener import Listener
 from prefopt.diagnostics.places import Plan, who_answers
 from prefopt.diagnostics.tokens import Tokens
-from prefopt.models.head import layout_of
+from prefopt.models.head import base_of, layout_of
 from prefopt.models.layout import LayoutName, lay_out, score_tokens
+from prefopt.models.load import dropout_rates
 from prefopt.types import GroupBatch
 
 
@@ -31,19 +32,15 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     Compiled layers run as they are written.
     """
     modes = {module: module.training for module in model.modules()}
-    rates = []
+    rates: dict[nn.Module, dict[str, float]] = {}
     model.eval()
     for module, was_training in modes.items():
         if getattr(module, "gradient_checkpointing", False) and was_training:
             module.training = True
             # Some layers drop values themselves.
-            rates += [
-                (module, name, rate)
-                for name, rate in vars(module).items()
-                if "dropout" in name and isinstance(rate, float)
-            ]
-    for module, name, _ in rates:
-        setattr(module, name, 0.0)
+            rates[module] = dropout_rates(module)
+            for name in rates[module]:
+                setattr(module, name, 0.0)
     try:
         # A compiled layer would compute without listening to what it holds.
         with torch.compiler.set_stance("force_eager"):
@@ -51,8 +48,9 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes.items():
             module.training = was_training
-        for module, name, rate in rates:
-            setattr(module, name, rate)
+        for module, own in rates.items():
+            for name, rate in own.items():
+                setattr(module, name, rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,14 +22,7 @@ from prefopt.diagnostics.products import (
 )
 from prefopt.diagnostics.taps import Call, Taps
 from prefopt.diagnostics.tokens import Tokens
-from prefopt.models.head import logit_transform
-
-
-def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model that an adapter stands around, or the model itself."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, PreTrainedModel)
-    return base
+from prefopt.models.head import base_of, logit_transform
 
 
 class Listener:

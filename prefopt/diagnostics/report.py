@@ -50,7 +50,7 @@ def write_report(diagnosis: dict[str, Any], folder: Path) -> Path:
     """Write report.html into a folder; it is the old one or the new one, never a part.
 
     Args:
-        diagnosis: what was measured, as in diagnosis.json.
+        diagnosis: what was measured, as in report.json.
         folder: where it goes; it is made if need be.
 
     Returns:
@@ -169,7 +169,7 @@ def _groups(diagnosis: dict[str, Any]) -> Html:
     groups = diagnosis["groups"]
     if not groups:
         return absent(_NO_PAIRS)
-    rate = diagnosis["learning_rate"]
+    rate = diagnosis["rate_of_changes"]
     unit = "per unit of learning rate" if rate is None else f"at learning rate {rate:g}"
     said = [f"The {len(groups)} worst of {diagnosis['num_groups']:,} groups. {SEVERITY}"]
     if all(group["predicted"] is None for group in groups):

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefopt.errors import UserError
-from prefopt.models.head import check_head
+from prefopt.models.head import base_of, check_head
 from prefopt.models.load import add_new_adapter, prepare_for_scoring
 from prefopt.models.section import AdapterSection, ModelSection
 from prefopt.models.tokenizer import first_line, reason
@@ -160,7 +160,7 @@ def _with_adapter(
 
 def _count(model: PreTrainedModel | PeftModel, *, is_quantized: bool) -> Counts:
     config = model.config.get_text_config()
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     head = base.get_output_embeddings().weight
     looked_up = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)} | {id(head)}
     body, adapter, quantized = 0, 0, 0

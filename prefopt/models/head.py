@@ -86,9 +86,13 @@ def install_logp_head(
 
 def layout_of(model: nn.Module) -> tuple[LayoutName, str | None]:
     """How a model with a log-prob head, adapted or not, lays a batch out, and why not flat."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    answer: tuple[LayoutName, str | None] = vars(base)["layout"]
+    answer: tuple[LayoutName, str | None] = vars(base_of(model))["layout"]
     return answer
+
+
+def base_of(model: nn.Module) -> Any:
+    """The causal language model that an adapter stands around, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def check_head(model: PreTrainedModel) -> None:

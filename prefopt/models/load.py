@@ -240,6 +240,14 @@ def _switch_dropout_off(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+        for name in dropout_rates(module):
+            setattr(module, name, 0.0)
+
+
+def dropout_rates(module: nn.Module) -> dict[str, float]:
+    """The rates at which a module drops values itself, by the names of its attributes."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    }

@@ -19,8 +19,6 @@ class DiagnosedGroup:
     """Of the record."""
     batch: GroupBatch
     found: GroupInfluence
-    denominators: dict[str, float]
-    """Of the terms of the loss, as in a step of one average group."""
     pairs: Pairs
     of_part: dict[str, Float[Tensor, "K K"]]
     of_depth: dict[str, Float[Tensor, "K K"]]
@@ -56,13 +54,18 @@ class DiagnosedGroup:
         severities = self.severities
         return severities.index(max(severities))
 
-    def facts(self, learning_rate: float | None) -> dict[str, Any]:
-        """Plain numbers for a report; changes are per unit of learning rate if that is None."""
+    def facts(self, learning_rate: float, realised: list[float] | None) -> dict[str, Any]:
+        """Plain numbers for a report.
+
+        Args:
+            learning_rate: by which predicted changes are multiplied.
+            realised: changes that a step of that rate made, if one was taken.
+        """
         found, gram, worst = self.found, self.found.gram.total, self.worst_pair
         sizes = gram.diagonal().sqrt()
         predicted = None
         if found.influence is not None:
-            predicted = (predicted_changes(found.influence) * (learning_rate or 1.0)).tolist()
+            predicted = (learning_rate * predicted_changes(found.influence)).tolist()
         return {
             "id": self.batch.ids[0],
             "scores": self.batch.scores[0].tolist(),
@@ -71,7 +74,7 @@ class DiagnosedGroup:
             "cosines": (gram / (sizes[:, None] * sizes)).nan_to_num(0.0).tolist(),
             "coefficients": None if found.coefficients is None else found.coefficients.tolist(),
             "predicted": predicted,
-            "realised": None,
+            "realised": realised,
             "class": None if found.influence is None else self.classes[worst],
             "cosine": self.pairs.cosine[worst].item(),
             "severity": self.severities[worst],

@@ -64,10 +64,8 @@ def _chunks(groups: Sequence[DiagnosedGroup]) -> list[list[DiagnosedGroup]]:
     chunks: list[list[DiagnosedGroup]] = []
     room = 0
     for group in groups:
-        (num_prompt_tokens,) = group.batch.layout.prompt_lengths
-        num_tokens = (
-            int(group.batch.num_tokens.sum()) + group.batch.layout.num_slots * num_prompt_tokens
-        )
+        layout = group.batch.layout
+        num_tokens = sum(layout.response_lengths) + layout.num_slots * layout.num_prompt_tokens
         if not chunks or len(chunks[-1]) == GROUPS_TOGETHER or num_tokens > room:
             chunks.append([])
             room = TOKENS_TOGETHER

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,7 +64,6 @@ class Diagnosis:
         """
         self._policy, self._objective, self._reference = policy, objective, reference
         self._data, self._accelerator = data, accelerator
-        self._numbers: list[int] = data.plan.groups(0, 0)[:num_groups].tolist()
         self._meter = GramMeter(policy)
         self._influence = InfluenceMeter(
             objective,
@@ -73,10 +73,11 @@ class Diagnosis:
             normalises=normalises,
         )
         # As in a step of average groups, so that a step of any size only divides by its size.
-        facts = facts_of(data.store, data.plan.groups(0, 0)[:num_groups])
+        numbers = data.plan.groups(0, 0)[:num_groups]
+        facts = facts_of(data.store, numbers)
         terms = facts.weigh(objective).all_terms()
         self._denominators = {name: float(term.weight.mean()) for name, term in terms.items()}
-        self.groups = [self._measured(number) for number in self._numbers]
+        self.groups = [self._measured(number) for number in numbers.tolist()]
 
     def _measured(self, number: int) -> DiagnosedGroup:
         batch = self._data.group(number).to(self._accelerator.device)
@@ -87,7 +88,6 @@ class Diagnosis:
             number=number,
             batch=batch,
             found=found,
-            denominators=self._denominators,
             pairs=pairs_of(found.gram.total, batch.scores[0], batch.where[0]),
             of_part=sums_by(of_parameter, {name: part_of(name) for name in of_parameter}),
             of_depth=sums_by(
@@ -129,7 +129,7 @@ class Diagnosis:
 
     def ranking(self) -> dict[str, dict[str, float]]:
         """How the groups are ranked; drifts are against the reference."""
-        fixed = FixedGroups(self._data, len(self._numbers))
+        fixed = FixedGroups(self._data, len(self.groups))
         if fixed.num_pairs == 0:
             return {}
         held_out = fixed.score(
@@ -193,28 +193,26 @@ class Diagnosis:
         trained = [p for p in self._policy.parameters() if p.requires_grad]
         return all(p.dtype in (torch.float32, torch.float64) for p in trained)
 
-    def verification(self) -> dict[str, Any] | None:
-        """Predictions against steps of gradient descent; None where nothing is predicted."""
-        measured = [
-            (group.batch, group.found, group.denominators)
-            for group in self.groups
-            if group.found.influence is not None and bool(group.found.influence.any())
-        ]
-        if not measured or not self.can_verify:
-            return None
-        rates = small_rates([found for _, found, _ in measured])
-        return asdict(verify(self._influence, measured, rates))
+    def verification(self) -> tuple[dict[str, Any], dict[int, list[float]]] | None:
+        """Predictions against steps of gradient descent, and what these did, by record.
 
-    def worst(self, learning_rate: float | None) -> list[tuple[DiagnosedGroup, dict[str, Any]]]:
-        """Groups with a pair, those first whose chosen response a step pulls down most.
-
-        Severity is how far a step on a group's worst pair alone lowers the chosen log-prob, as a
-        multiple of what the chosen gradient by itself would lift it: above 0 it falls. Where
-        nothing is predicted it is the cosine.
+        None where nothing is predicted, or weights cannot hold the steps.
         """
+        known = [g for g in self.groups if g.found.influence is not None and g.influence.any()]
+        if not known or not self.can_verify:
+            return None
+        measured = [(group.batch, group.found) for group in known]
+        rates = small_rates([group.found for group in known])
+        found = asdict(verify(self._influence, measured, self._denominators, rates))
+        realised = found.pop("realised")
+        return found, {g.number: changes for g, changes in zip(known, realised, strict=True)}
+
+    @cached_property
+    def worst(self) -> list[DiagnosedGroup]:
+        """Groups with a pair, those of the highest severity first."""
         with_pairs = [group for group in self.groups if group.pairs.index]
         with_pairs.sort(key=lambda group: max(group.severities), reverse=True)
-        return [(group, group.facts(learning_rate)) for group in with_pairs[:MOST_GROUPS]]
+        return with_pairs[:MOST_GROUPS]
 
     def token_maps(
         self, num: int, words: Callable[[Sequence[int]], list[str]]
@@ -227,7 +225,7 @@ class Diagnosis:
         """
         maps: list[dict[str, Any]] = []
         skipped = 0
-        for group, _ in self.worst(None):
+        for group in self.worst:
             if len(maps) == num:
                 break
             record = self._data.store[group.number]

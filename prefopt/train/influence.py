@@ -12,7 +12,7 @@ from prefopt.diagnostics.entanglement import influence_of
 from prefopt.diagnostics.gram import Gram, GramMeter, without_dropout
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
-from prefopt.train.normalise import factors_of
+from prefopt.train.normalise import token_factors
 from prefopt.train.scoring import Scored, inputs_of, loss_of, score
 from prefopt.types import GroupBatch
 
@@ -45,14 +45,14 @@ class InfluenceMeter:
 
     def __init__(
         self,
-        objective: Objective | None,
+        objective: Objective,
         meter: GramMeter,
         reference: Reference | None,
         policy: nn.Module,
         *,
         normalises: bool = False,
     ) -> None:
-        """Takes an objective, or None for the Gram alone, and what its log-probs come from.
+        """Takes an objective and what its log-probs come from.
 
         Args:
             objective: what is trained on.
@@ -61,10 +61,8 @@ class InfluenceMeter:
             policy: the policy inside whatever wraps it.
             normalises: whether gradients of a group are made equally long before a step.
         """
-        self._normalises = normalises
-        self._objective = objective
-        if objective is not None and why_no_influence(objective) is not None:
-            self._objective = None
+        self._objective, self._normalises = objective, normalises
+        self._is_known = why_no_influence(objective) is None
         self._meter, self._reference, self._policy = meter, reference, policy
 
     @property
@@ -92,11 +90,11 @@ class InfluenceMeter:
         """
         gram = self._meter.measure(batch)
         logps = batch.sum_over_tokens(gram.token_logps)[0]
-        if self._objective is None:
+        if not self._is_known:
             return GroupInfluence(gram=gram, logps=logps, coefficients=None, influence=None)
-        slopes = self._slopes(self._objective, batch, gram, denominators, step_statistics)
+        slopes = self._slopes(batch, gram, denominators, step_statistics)
         if self._normalises:
-            slopes = slopes * _token_factors(batch, gram)
+            slopes = slopes * token_factors(batch, _lengths(gram))
         # By the objective and not by what it says of this group: ranks run as many passes.
         if self._objective.needs_tokens:
             influence = self._of_tokens(batch, slopes)
@@ -115,11 +113,10 @@ class InfluenceMeter:
         self, batch: GroupBatch, denominators: Mapping[str, float]
     ) -> dict[nn.Parameter, Tensor]:
         """The loss gradient of one group by an ordinary backward pass, for trained parameters."""
-        assert self._objective is not None
         with without_dropout(self._meter.model), torch.enable_grad():
             scored = score(self._objective, self._policy, self._reference, batch)
             if self._normalises:
-                factors = _token_factors(batch, self._meter.measure(batch))
+                factors = token_factors(batch, _lengths(self._meter.measure(batch)))
                 scored["logps"].register_hook(lambda slopes: slopes * factors)
             inputs = inputs_of(self._objective, batch, scored, None)
             loss = loss_of(self._objective(inputs), denominators)
@@ -130,7 +127,6 @@ class InfluenceMeter:
 
     def _slopes(
         self,
-        objective: Objective,
         batch: GroupBatch,
         gram: Gram,
         denominators: Mapping[str, float],
@@ -142,8 +138,8 @@ class InfluenceMeter:
         if self._reference is not None:
             scored["reference_logps"] = self._reference.token_logps(batch, self._policy)
         with torch.enable_grad():
-            inputs = inputs_of(objective, batch, scored, step_statistics)
-            loss = loss_of(objective(inputs), denominators)
+            inputs = inputs_of(self._objective, batch, scored, step_statistics)
+            loss = loss_of(self._objective(inputs), denominators)
         (slopes,) = torch.autograd.grad(loss, [leaf], materialize_grads=True, allow_unused=True)
         return slopes
 
@@ -155,9 +151,8 @@ class InfluenceMeter:
         return found.total[:num, num:]
 
 
-def _token_factors(batch: GroupBatch, gram: Gram) -> Float[Tensor, " N"]:
-    factors = factors_of(gram.total.diagonal().sqrt())[batch.response_of_token]
-    return factors.to(gram.token_logps.dtype)
+def _lengths(gram: Gram) -> Float[Tensor, " K"]:
+    return gram.total.diagonal().sqrt().to(gram.token_logps.dtype)
 
 
 def _first_tokens(batch: GroupBatch) -> Tensor:

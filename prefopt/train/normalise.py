@@ -35,7 +35,7 @@ class GradientNorms:
         self._meter, self._budget = meter, tokens_per_micro_batch
 
     def of(self, batch: GroupBatch) -> Float[Tensor, " R"]:
-        """Of the responses of a micro-batch, in their order.
+        """Of the responses of a micro-batch, in their order and in float32.
 
         Raises:
             UserError: if some parameters have no part in them.
@@ -48,7 +48,7 @@ class GradientNorms:
                 f"training.normalise_gradients: no layer tells whose tokens {', '.join(missing)} "
                 "acts on, so that gradients cannot be measured. Freeze it, or remove the key."
             )
-        return torch.cat([gram.total.diagonal().sqrt() for gram in grams])
+        return torch.cat([gram.total.diagonal().sqrt() for gram in grams]).float()
 
     def _pieces(self, record: TokenizedRecord) -> list[GroupBatch]:
         """Some responses each: a length needs no other one."""
@@ -56,6 +56,18 @@ class GradientNorms:
         lengths = np.array(record.num_response_tokens)
         cuts = cut_group(layout, self._budget, record.num_prompt_tokens, lengths)
         return [some_responses(whole, *cut) for cut in cuts]
+
+
+def token_factors(batch: GroupBatch, norms: Float[Tensor, " R"]) -> Float[Tensor, " N"]:
+    """What the slope of each scored token is multiplied by.
+
+    Args:
+        batch: whole groups.
+        norms: of their responses, in order.
+    """
+    of_groups = batch.where.sum(dim=1).tolist()
+    factors = torch.cat([factors_of(each) for each in norms.split(of_groups)])
+    return batch.to_groups(factors).flatten()[batch.response_of_token]
 
 
 def factors_of(norms: Float[Tensor, " K"]) -> Float[Tensor, " K"]:

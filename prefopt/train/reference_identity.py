@@ -9,12 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from peft import PeftModel
 
 from prefopt.data.cache import errors_of_cache_are_one_line
 from prefopt.data.reference_cache import About, reference_folder, tokens_digest
 from prefopt.data.shard import Shard
-from prefopt.models.head import layout_of
+from prefopt.models.head import base_of, layout_of
 from prefopt.models.layout import LayoutName
 from prefopt.models.reference import FrozenCopy, Reference, StartOfAdapter
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
@@ -121,8 +120,7 @@ def cached_sources(
 def _base_model(live: Reference) -> Any:
     """The causal language model itself."""
     assert isinstance(live, FrozenCopy | StartOfAdapter)
-    model = live.model if isinstance(live, FrozenCopy) else live.peft_model
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return base_of(live.model if isinstance(live, FrozenCopy) else live.peft_model)
 
 
 def _precision(accelerator: Accelerator) -> str:

@@ -10,7 +10,7 @@ from prefopt.models.head import TokenSlopes
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.train.metrics import StepSums, group_metrics
-from prefopt.train.normalise import GradientNorms, factors_of
+from prefopt.train.normalise import GradientNorms, token_factors
 from prefopt.train.scoring import Scored, inputs_of, joined, loss_of, score, with_leaves
 from prefopt.train.share import StepShare
 from prefopt.train.step_record import StepRecord
@@ -66,7 +66,7 @@ class StepLosses:
         wanted = self._wanted.get(number)
         if wanted is not None:
             return self._piece(batch, wanted)
-        factors = None if self._norms is None else self._token_factors(batch, self._norms.of(batch))
+        factors = None if self._norms is None else token_factors(batch, self._norms.of(batch))
 
         def slopes_given(reference_logps: Tensor | None) -> TokenSlopes:
             return lambda first, stop, logps: self._slopes(
@@ -112,14 +112,6 @@ class StepLosses:
         )
         return slopes[first:stop] if factors is None else (slopes * factors)[first:stop]
 
-    @staticmethod
-    def _token_factors(batch: GroupBatch, norms: Float[Tensor, " R"]) -> Float[Tensor, " N"]:
-        """What each token's slope is multiplied by."""
-        of_groups = batch.where.sum(dim=1).tolist()
-        factors = torch.cat([factors_of(each) for each in norms.split(of_groups)])
-        slots = batch.to_groups(factors).flatten()
-        return slots[batch.response_of_token].float()
-
     def _counted(
         self, inputs: ObjectiveInputs, batch: GroupBatch, *, is_filler: bool
     ) -> Float[Tensor, ""]:
@@ -149,10 +141,10 @@ class StepLosses:
             loss = self._counted(inputs, batch, is_filler=False)
             assert next(iter(leaves)) == "logps"
             found = list(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
-            if self._norms is not None:
+            if self._norms is not None and found[0] is not None:
                 parts = [self._share.micro_batches[i].to(self._device) for i in group.pieces]
                 norms = torch.cat([self._norms.of(each) for each in parts])
-                found[0] = found[0] * self._token_factors(batch, norms)
+                found[0] = found[0] * token_factors(batch, norms)
             for name, gradient in zip(leaves, found, strict=True):
                 ends = torch.tensor([0, *(len(scored[i][name]) for i in group.pieces)]).cumsum(0)
                 for i, (start, stop) in zip(group.pieces, pairwise(ends.tolist()), strict=True):

@@ -22,11 +22,14 @@ class Verification:
     sign_agreement: list[float]
     """Share of the responses whose log-prob went where it was predicted to go."""
     num_responses: int
+    realised: list[list[float]]
+    """Of each group, by the smallest rate: the changes of its log-probs, in nats."""
 
 
 def verify(
     meter: InfluenceMeter,
-    measured: Sequence[tuple[GroupBatch, GroupInfluence, Mapping[str, float]]],
+    measured: Sequence[tuple[GroupBatch, GroupInfluence]],
+    denominators: Mapping[str, float],
     learning_rates: Sequence[float],
 ) -> Verification:
     """Take a step of plain gradient descent on each group alone, look, and take it back.
@@ -36,17 +39,19 @@ def verify(
 
     Args:
         meter: of the policy and its objective.
-        measured: groups, what was measured of them, and with which denominators of the loss.
-        learning_rates: of the steps.
+        measured: groups and what was measured of them.
+        denominators: of the terms of the loss, as they were measured.
+        learning_rates: of the steps, the smallest last.
     """
-    predicted, realised = [], []
-    for batch, found, denominators in measured:
+    predicted, realised, of_groups = [], [], []
+    for batch, found in measured:
         assert found.influence is not None
         change = predicted_changes(found.influence)
         is_moved = change != 0
         gradients = meter.gradients(batch, denominators)
         before = meter.logps(batch)
         after = [_after_step(meter, batch, gradients, rate) - before for rate in learning_rates]
+        of_groups.append(after[-1].tolist())
         predicted.append(change[is_moved])
         realised.append(torch.stack(after).double()[:, is_moved])
     expected = torch.cat(predicted)
@@ -58,6 +63,7 @@ def verify(
         relative_errors=(errors.norm(dim=1) / (rates[:, 0] * expected.norm())).tolist(),
         sign_agreement=agrees.double().mean(dim=1).tolist(),
         num_responses=len(expected),
+        realised=of_groups,
     )
 
 

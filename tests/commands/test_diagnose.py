@@ -8,15 +8,12 @@ import pytest
 from prefopt.cli import main
 from prefopt.commands import diagnose
 from tests.support.runs import LORA, run
-from tests.support.tiny import save_tiny_model, write_jsonl, write_lists, write_pairs
+from tests.support.tiny import write_inputs, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("diagnosed")
-    save_tiny_model(folder / "model")
-    write_pairs(folder / "pairs.jsonl", 20)
-    write_lists(folder / "lists.jsonl", 12)
+    folder = write_inputs(tmp_path_factory.mktemp("diagnosed"), num_pairs=20, num_lists=12)
     training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
     run(
         folder,
@@ -67,6 +64,10 @@ def test_a_run_is_measured_on_what_it_held_out_against_what_it_started_from(told
     assert verification["num_responses"] == 12
     assert verification["relative_errors"] == sorted(verification["relative_errors"], reverse=True)
     assert verification["sign_agreement"][-1] >= 0.9
+    # What a step of the smallest rate did to the groups that are shown.
+    assert found["rate_of_changes"] == verification["learning_rates"][-1]
+    for group in found["groups"]:
+        assert group["realised"] == pytest.approx(group["predicted"], rel=0.5, abs=2e-3)
     severities = [group["severity"] for group in found["groups"]]
     assert severities == sorted(severities, reverse=True)
     (first, _) = found["token_maps"]

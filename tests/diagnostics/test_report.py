@@ -51,6 +51,7 @@ DIAGNOSIS = {
     "num_pairs": 71,
     "seed": 42,
     "learning_rate": 0.0001,
+    "rate_of_changes": 0.0001,
     "notes": [HOSTILE],
     "missing": [HOSTILE],
     "ranking": {
@@ -90,12 +91,12 @@ DIAGNOSIS = {
     "token_maps": [TOKEN_MAP],
     "training": [
         {"step": 10, "diagnostics/cosine": 0.8, "diagnostics/drift/chosen": -1.2},
-        {"step": 20, "diagnostics/cosine": math.nan, "diagnostics/both_fall": 0.4},
+        {"step": 20, "diagnostics/cosine": math.nan, "diagnostics/predicted/both_fall": 0.4},
     ],
 }
 EMPTY = {
-    "objective": None, "reference": None, "learning_rate": None, "entanglement": None,
-    "verification": None, "ranking": {}, "step": None,
+    "objective": None, "reference": None, "learning_rate": None, "rate_of_changes": None,
+    "entanglement": None, "verification": None, "ranking": {}, "step": None,
     "notes": [], "missing": [], "groups": [], "token_maps": [], "training": [],
 }  # fmt: skip
 VOID = ("meta", "wbr")

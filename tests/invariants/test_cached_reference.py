@@ -15,7 +15,7 @@ import yaml
 from prefopt.data.reference_cache import ReferenceFolder, read_about
 from tests.invariants.test_modes import _logged, _relative, _weights
 from tests.invariants.train_cached import ADAPTERS
-from tests.support.launch import REPOSITORY, launch, partitioning_zero_3
+from tests.support.launch import REPOSITORY, launch, launch_for_all
 from tests.support.runs import LORA, run
 from tests.support.tiny import save_tiny_model, write_pairs
 
@@ -36,14 +36,7 @@ def trained(folder):
     @cache
     def run(mode):
         output = folder / mode
-        output.mkdir()
-        said = launch(
-            mode,
-            REPOSITORY / "tests" / "invariants" / "train_cached.py",
-            output,
-            configuration=partitioning_zero_3(folder) if mode == "zero3" else None,
-            environment={"PYTHONPATH": str(REPOSITORY)},
-        )
+        said = launch_for_all(mode, "train_cached.py", output)
         lines = [line for line in said.splitlines() if line.startswith("reference:")]
         return output, lines
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.invariants.diagnose_all import RUNS
-from tests.support.launch import REPOSITORY, launch, partitioning_zero_3
+from tests.support.launch import launch_for_all
 from tests.support.tiny import save_tiny_model, write_jsonl, write_pairs
 
 MODES = ["ddp", "zero2", "zero3", "fsdp2"]
@@ -31,14 +31,7 @@ def measured(tmp_path_factory):
     @cache
     def run(mode):
         output = folder / mode
-        output.mkdir()
-        launch(
-            mode,
-            REPOSITORY / "tests" / "invariants" / "diagnose_all.py",
-            output,
-            configuration=partitioning_zero_3(folder) if mode == "zero3" else None,
-            environment={"PYTHONPATH": str(REPOSITORY)},
-        )
+        launch_for_all(mode, "diagnose_all.py", output)
         grams = {name: {} for name in RUNS}
         for file in sorted(output.glob("grams-*.json")):
             for name, found in json.loads(file.read_text()).items():
@@ -87,12 +80,3 @@ def test_so_is_every_number_that_is_logged(measured, mode, name):
         assert ours.keys() == theirs.keys()
         for key in theirs.keys() - {"diagnostics/seconds"}:
             assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=2e-5), key
-
-
-@pytest.mark.slow
-def test_what_is_measured_of_a_coupled_objective_knows_the_whole_step(measured):
-    coupled, alone = (measured("single")[1][name][0] for name in ("coupled", "full"))
-
-    # Of the same model and groups: their gradients agree, what the loss makes of them does not.
-    assert coupled["diagnostics/cosine"] == pytest.approx(alone["diagnostics/cosine"], rel=1e-4)
-    assert "diagnostics/predicted/chosen" in coupled

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.invariants.guard_all import GROUPS_PER_STEP, HUGE_SCORE, LAST_STEP, SKIPPED_STEP
-from tests.support.launch import REPOSITORY, launch, partitioning_zero_3
+from tests.support.launch import launch_for_all
 from tests.support.tiny import random_text, save_tiny_model, write_jsonl
 
 MODES = ["ddp", "zero2", "zero3", "fsdp2"]
@@ -53,14 +53,7 @@ def trained(folder):
     @cache
     def run(mode):
         output = folder / mode
-        output.mkdir()
-        launch(
-            mode,
-            REPOSITORY / "tests" / "invariants" / "guard_all.py",
-            output,
-            configuration=partitioning_zero_3(folder) if mode == "zero3" else None,
-            environment={"PYTHONPATH": str(REPOSITORY)},
-        )
+        launch_for_all(mode, "guard_all.py", output)
         return output, json.loads((output / "facts.json").read_text())
 
     return run

@@ -53,6 +53,24 @@ def launch(
     return result.stdout
 
 
+def launch_for_all(mode: str, script: str, output: Path) -> str:
+    """Run a script of tests/invariants in a mode, on a new folder, with ZeRO-3 dividing all of it.
+
+    Args:
+        mode: a name in recipes/accelerate.
+        script: the name of the file; it is given the folder.
+        output: the folder, in one that all modes share.
+    """
+    output.mkdir()
+    return launch(
+        mode,
+        REPOSITORY / "tests" / "invariants" / script,
+        output,
+        configuration=partitioning_zero_3(output.parent) if mode == "zero3" else None,
+        environment={"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
 def partitioning_zero_3(folder: Path) -> Path:
     """A launch configuration in the folder, under which ZeRO-3 divides tiny models as well."""
     deepspeed = folder / "zero3.json"

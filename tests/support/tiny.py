@@ -64,6 +64,14 @@ def save_tiny_model(folder: Path, *, seed: int = 0, **changes: object) -> Path:
     return folder
 
 
+def write_inputs(folder: Path, *, num_pairs: int, num_lists: int) -> Path:
+    """A tiny model, pairs.jsonl and lists.jsonl in a folder."""
+    save_tiny_model(folder / "model")
+    write_pairs(folder / "pairs.jsonl", num_pairs)
+    write_lists(folder / "lists.jsonl", num_lists)
+    return folder
+
+
 def random_text(generator: random.Random, shortest: int, longest: int) -> str:
     """Lower-case letters and inner spaces."""
     length = generator.randint(shortest, longest)

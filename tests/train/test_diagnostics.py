@@ -8,16 +8,12 @@ import torch
 
 from prefopt.train.diagnostics import START_FILE
 from tests.support.runs import LORA, logged, policy, run, snapshot
-from tests.support.tiny import save_tiny_model, write_jsonl, write_lists, write_pairs
+from tests.support.tiny import write_inputs, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("diagnostics")
-    save_tiny_model(folder / "model")
-    write_pairs(folder / "pairs.jsonl", 20)
-    write_lists(folder / "lists.jsonl", 12)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("diagnostics"), num_pairs=20, num_lists=12)
 
 
 def lines_of(trainer):
@@ -122,6 +118,26 @@ def test_objectives_of_all_kinds_are_measured(folder, objective, capsys):
     assert ("diagnostics/ranking_accuracy" in last) == (not is_labelled)
     assert "% of the time of training" in said
     assert first["diagnostics/seconds"] < last["diagnostics/seconds"]
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_a_coupled_objective_knows_the_whole_step(folder):
+    """Of one micro-batch, which needs no statistics of its own, and of several."""
+    settings = {
+        "objective": {"name": "dr_dpo", "beta_prime": 0.01},
+        "training": {"max_steps": 3, "learning_rate": 1e-2},
+        "diagnostics": {"every": 1, "groups": 3},
+    }
+    whole = run(folder, "at-once", **settings)
+    settings["training"]["tokens_per_micro_batch"] = 120
+    split = run(folder, "split", **settings)
+    plain = run(folder, "uncoupled", **{**settings, "objective": {"name": "dpo"}})
+
+    keys = ["diagnostics/predicted/chosen", "diagnostics/predicted/rejected"]
+    for ours, theirs in zip(lines_of(split), lines_of(whole), strict=True):
+        assert [ours[key] for key in keys] == pytest.approx([theirs[key] for key in keys], rel=1e-3)
+    # A group alone would have all of the weight, as with dpo.
+    assert lines_of(split)[1][keys[0]] != pytest.approx(lines_of(plain)[1][keys[0]], rel=0.05)
 
 
 @pytest.mark.slow

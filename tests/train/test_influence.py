@@ -95,16 +95,16 @@ def measured_of(section, num_responses, *, num=10, **options):
     meter = InfluenceMeter(objective, GramMeter(policy), reference, policy, **options)
     batches = [batch_of(record, objective) for record in records_of(num_responses, num)]
     denominators = denominators_of(batches[0], objective)
-    return meter, [(batch, meter.measure(batch, denominators), denominators) for batch in batches]
+    return meter, [(batch, meter.measure(batch, denominators)) for batch in batches], denominators
 
 
 @pytest.mark.parametrize(("section", "num_responses"), OBJECTIVES)
 def test_predictions_come_true_the_better_the_smaller_the_step(section, num_responses):
-    meter, measured = measured_of(section, num_responses)
+    meter, measured, denominators = measured_of(section, num_responses)
     before = [p.detach().clone() for p in meter.parameters]
 
-    rates = small_rates([found for _, found, _ in measured], (1e-2, 1e-3, 1e-4))
-    found = verify(meter, measured, rates)
+    rates = small_rates([found for _, found in measured], (1e-2, 1e-3, 1e-4))
+    found = verify(meter, measured, denominators, rates)
 
     # The second-order term of a Taylor series: a tenth of the step, a tenth of the relative error.
     for larger, smaller in pairwise(found.relative_errors):
@@ -116,13 +116,15 @@ def test_predictions_come_true_the_better_the_smaller_the_step(section, num_resp
 
 
 def test_with_gradients_of_one_length_no_pair_breaks_a_condition():
-    meter, measured = measured_of({"name": "dpo", "beta": 0.5}, 2, num=4, normalises=True)
+    meter, measured, denominators = measured_of(
+        {"name": "dpo", "beta": 0.5}, 2, num=4, normalises=True
+    )
 
-    for batch, found, _ in measured:
+    for batch, found in measured:
         pairs = pairs_of(found.gram.total, *_scores(batch))
         assert not torch.cat(broken_conditions(found.influence, pairs)).any()
-    rates = small_rates([found for _, found, _ in measured], (1e-3, 1e-4))
-    verified = verify(meter, measured, rates)
+    rates = small_rates([found for _, found in measured], (1e-3, 1e-4))
+    verified = verify(meter, measured, denominators, rates)
     assert verified.relative_errors[1] < 0.2 * verified.relative_errors[0] < 0.02
 
 
@@ -131,8 +133,8 @@ def _scores(batch):
 
 
 def test_an_objective_that_weighs_tokens_has_no_coefficients_of_responses():
-    (_, of_tokens, _), *_ = measured_of({"name": "bmc"}, 2, num=1)[1]
-    (_, of_responses, _), *_ = measured_of({"name": "dpo"}, 2, num=1)[1]
+    (_, of_tokens), *_ = measured_of({"name": "bmc"}, 2, num=1)[1]
+    (_, of_responses), *_ = measured_of({"name": "dpo"}, 2, num=1)[1]
 
     assert of_tokens.coefficients is None
     chosen, rejected = 1, 0
@@ -213,19 +215,18 @@ def test_a_shared_suffix_pulls_the_chosen_response_down_and_a_long_one_lowers_bo
 
 def test_a_whole_step_is_the_sum_over_its_groups():
     """With as many groups as are measured together nothing is estimated."""
-    meter, measured = measured_of({"name": "dpo", "beta": 0.5}, 2, num=3)
+    meter, measured, denominators = measured_of({"name": "dpo", "beta": 0.5}, 2, num=3)
     records, policy = records_of(2, 3), meter.model
     groups = [
         DiagnosedGroup(
             number=number,
             batch=batch,
             found=found,
-            denominators=denominators,
             pairs=pairs_of(found.gram.total, *_scores(batch)),
             of_part={},
             of_depth={},
         )
-        for number, (batch, found, denominators) in enumerate(measured)
+        for number, (batch, found) in enumerate(measured)
     ]
 
     found = changes_of_step(groups, GramMeter(policy), records.__getitem__, torch.device("cpu"), 3)
@@ -233,7 +234,7 @@ def test_a_whole_step_is_the_sum_over_its_groups():
     # By hand: the gradient of the mean loss, and of each log-prob.
     parameters = list(policy.parameters())
     total = sum(
-        torch.cat([g.flatten() for g in meter.gradients(g_.batch, g_.denominators).values()]) / 3
+        torch.cat([g.flatten() for g in meter.gradients(g_.batch, denominators).values()]) / 3
         for g_ in groups
     )
     changes = []
@@ -259,11 +260,12 @@ def test_normalising_keeps_a_long_suffix_from_lowering_the_chosen_response(norma
     twin = FrozenCopy(constant_model()[0])
     meter = InfluenceMeter(objective, GramMeter(policy), twin, policy, normalises=normalises)
 
-    found = meter.measure(batch, denominators_of(batch, objective))
+    denominators = denominators_of(batch, objective)
+    found = meter.measure(batch, denominators)
 
     assert class_of(*predicted_changes(found.influence).tolist()) == expected
     rates = small_rates([found], (1e-2, 1e-3))
-    verified = verify(meter, [(batch, found, denominators_of(batch, objective))], rates)
+    verified = verify(meter, [(batch, found)], denominators, rates)
     assert verified.sign_agreement == [1.0, 1.0]
 
 

@@ -10,7 +10,7 @@ from prefopt.data.collate import collate, records_of
 from prefopt.train.normalise import factors_of
 from tests.models.test_architectures import RECORDS
 from tests.support.runs import LORA, recipe, run
-from tests.support.tiny import save_tiny_model, write_lists, write_pairs
+from tests.support.tiny import write_inputs, write_pairs
 
 
 def test_factors_make_all_lengths_their_geometric_mean():
@@ -31,11 +31,7 @@ def test_records_of_a_micro_batch_are_those_that_it_was_made_of():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("normalised")
-    save_tiny_model(folder / "model")
-    write_pairs(folder / "pairs.jsonl", 12)
-    write_lists(folder / "lists.jsonl", 12)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("normalised"), num_pairs=12, num_lists=12)
 
 
 def change_of(folder, output, data="pairs.jsonl", **training):

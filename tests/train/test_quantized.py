@@ -1,10 +1,13 @@
 """QLoRA on 4-bit weights: it trains, saves and resumes on a CPU."""
 
+import json
+
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from prefopt.cli import main
 from prefopt.diagnostics.gram import GramMeter
 from prefopt.errors import UserError
 from prefopt.models.layout import token_logps
@@ -175,3 +178,17 @@ def test_a_gram_is_that_of_the_adapter_alone(folder, trained):
     size = expected.diagonal().sqrt()
     tolerance = 1e-4 if dtype == "float32" else 0.05
     assert ((found.total - expected).abs() <= tolerance * size[:, None] * size).all()
+
+
+@pytest.mark.slow
+def test_diagnose_says_that_weights_in_four_bits_have_no_part(folder, trained, tmp_path):
+    _, trainer, *_ = trained
+
+    with pytest.raises(SystemExit) as ended:
+        main(["diagnose", trainer.args.output_dir, "--groups", "3", "--output", str(tmp_path)])
+
+    assert ended.value.code == 0
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert "Weights in 4 bits are not trained and have no part in any Gram." in found["notes"]
+    assert 0 < found["num_measured"] == found["num_trainable"]
+    assert found["entanglement"]["num_pairs"] == 3
