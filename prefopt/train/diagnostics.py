@@ -146,7 +146,8 @@ class StepDiagnostics(TrainerCallback):
             self._has_said_none_fits = True
             self._say(
                 "diagnostics: no group of this step is looked at, since none fits "
-                "training.tokens_per_micro_batch with a prompt for each of its responses"
+                "training.tokens_per_micro_batch with a prompt for each of its responses; raise it "
+                "to see some"
             )
         chosen: list[int] = fitting[: self._section.groups].tolist()
         return chosen

@@ -4,12 +4,13 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -157,23 +158,26 @@ def _kill_one_of_two(folder: Path, *, rank: int, wait: float) -> bool:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(4 * wait)
-    victim = _process_of_rank(process.pid, rank)
-    if victim is not None:
-        os.kill(victim, signal.SIGKILL)
+    was_there = _kill_rank(process.pid, rank)
     # The launcher ends the other one.
     process.wait(timeout=120)
-    return victim is not None
+    return was_there
 
 
 def _state_of_run(folder: Path) -> set[tuple[str, float]]:
-    run = folder / "run"
-    return {(path.name, path.stat().st_mtime) for path in run.iterdir()} if run.exists() else set()
+    found = set()
+    for path in (folder / "run").glob("*"):
+        # A file may be moved away between two looks, and a process may end.
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime))
+    return found
 
 
-def _process_of_rank(launcher: int, rank: int) -> int | None:
-    """The launcher's child of that rank, if there is one."""
-    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in variables:
-            return int(child)
-    return None
+def _kill_rank(launcher: int, rank: int) -> bool:
+    """Kill the launcher's child of that rank; False if it is not there, or no longer."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(launcher).children():
+            if child.environ().get("RANK") == str(rank):
+                child.kill()
+                return True
+    return False
