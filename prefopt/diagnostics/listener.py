@@ -22,7 +22,8 @@ from prefopt.diagnostics.products import (
 )
 from prefopt.diagnostics.taps import Call, Taps
 from prefopt.diagnostics.tokens import Tokens
-from prefopt.models.head import base_of, logit_transform
+from prefopt.models.head import base_of
+from prefopt.models.logits import logit_transform
 
 
 class Listener:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from prefopt.errors import UserError
 from prefopt.models.attention import install_attention
 from prefopt.models.layout import LayoutName, lay_out
+from prefopt.models.logits import LogitTransform, logit_transform
 from prefopt.ops.groupwise import groupwise_loss
 from prefopt.ops.head_logps import tiled_target_logps
 from prefopt.ops.logps import tiled_vocabulary_statistics, tokens_per_tile
@@ -186,7 +187,7 @@ def _head_forward(
     hidden: Float[Tensor, "N H"],
     *,
     targets: Int[Tensor, " N"],
-    transform: "LogitTransform",
+    transform: LogitTransform,
     statistics: Statistics | None = None,
     return_projection: bool = False,
     slopes: TokenSlopes | None = None,
@@ -225,7 +226,7 @@ def _with_gradient(
     head: nn.Linear,
     hidden: Float[Tensor, "N H"],
     targets: Int[Tensor, " N"],
-    transform: "LogitTransform",
+    transform: LogitTransform,
     slopes: TokenSlopes,
     num_tokens_per_group: tuple[int, ...],
 ) -> dict[str, Tensor]:
@@ -278,27 +279,3 @@ def _with_statistics(
     answer = {"logps": logps.index_copy(0, statistics.tokens, chosen)}
     answer |= {"top_logps": top_logps, "top_ids": top_ids}
     return answer if reference_kl is None else {**answer, "reference_kl": reference_kl}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogitTransform:
-    """What some architectures do to logits after the projection."""
-
-    scale: float
-    softcap: float | None
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The logits that the model itself returns."""
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-
-def logit_transform(model: PreTrainedModel | PeftModel) -> LogitTransform:
-    """What the model's architecture does to its logits, from its configuration."""
-    config = model.config.get_text_config()
-    factor = getattr(config, "logit_scale", None) or 1.0
-    divisor = getattr(config, "logits_scaling", None) or 1.0
-    return LogitTransform(
-        scale=factor / divisor, softcap=getattr(config, "final_logit_softcapping", None)
-    )

@@ -12,9 +12,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefopt.models.head import ReferenceDistribution, logit_transform
+from prefopt.models.head import ReferenceDistribution
 from prefopt.models.layout import score_tokens, token_logps
 from prefopt.models.load import POLICY_ADAPTER, REFERENCE_ADAPTER, load_causal_lm, load_policy
+from prefopt.models.logits import logit_transform
 from prefopt.models.section import AdapterSection, ModelSection, ReferenceSection
 from prefopt.types import GroupBatch
 
