@@ -13,11 +13,16 @@ from prefopt.config import load_recipe
 from prefopt.demo.model import save_start
 from prefopt.demo.task import generate, write_data
 from prefopt.objectives import registered
+from tests.support.slow import slow_but
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "recipes"
 RECIPES = [path for name in registered() for path in sorted((BOOK / name).glob("*.yaml"))]
 TINY = [path for path in RECIPES if path.name == "tiny.yaml"]
+# Pairs, lists, labels, streams, tokens, and a sum.
+FAST = [
+    BOOK / name / "tiny.yaml" for name in ("dpo", "lipo", "kto", "npo", "cringe", "weighted_sum")
+]
 
 
 def name_of(path: Path) -> str:
@@ -67,7 +72,7 @@ def test_every_objective_has_a_tiny_recipe():
     assert [path.parent.name for path in TINY] == list(registered())
 
 
-@pytest.mark.parametrize("path", TINY, ids=name_of)
+@pytest.mark.parametrize("path", slow_but(FAST, TINY), ids=name_of)
 def test_a_tiny_recipe_trains(path: Path, demo: Path, tmp_path: Path):
     sources = load_recipe(path).data.sources
     assert all(source.path.startswith("demo/") for source in sources)

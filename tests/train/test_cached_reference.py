@@ -17,6 +17,7 @@ from prefopt.data.reference_cache import ReferenceFolder, read_about
 from prefopt.errors import UserError
 from prefopt.models.reference import CachedReference, FrozenCopy, StartOfAdapter
 from tests.support.runs import LORA, logged, policy, run, snapshot
+from tests.support.slow import slow_but
 from tests.support.tiny import save_tiny_model, write_lists, write_pairs
 
 NUM_RECORDS = 12
@@ -109,9 +110,10 @@ def merged(*many) -> dict[str, dict[str, object]]:
     }
 
 
-@pytest.mark.parametrize(
-    "kind", ["full", "lora", "going on", "another model", "bf16", "bf16 weights"]
-)
+KINDS = ["full", "lora", "going on", "another model", "bf16", "bf16 weights"]
+
+
+@pytest.mark.parametrize("kind", slow_but(["full", "going on"], KINDS))
 def test_training_with_the_cache_is_training_with_the_live_reference(folder, capsys, kind):
     common = {
         "data": {"evaluation": {"num_groups": 3}},
@@ -137,7 +139,7 @@ def test_training_with_the_cache_is_training_with_the_live_reference(folder, cap
     )
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", slow_but(["lora"], ["full", "lora"]))
 def test_a_second_objective_on_the_same_data_runs_no_reference(folder, capsys, kind):
     training = {"training": {"max_steps": 6}}
     with forward_passes() as live:
@@ -201,7 +203,7 @@ CHANGES_NOTHING = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES_NOTHING)
+@pytest.mark.parametrize("change", slow_but(["all but the model"], CHANGES_NOTHING))
 def test_what_the_numbers_do_not_depend_on_shares_the_cache(
     warm, tmp_path, capsys, monkeypatch, change
 ):
@@ -225,7 +227,7 @@ CHANGES_NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES_NUMBERS)
+@pytest.mark.parametrize("change", slow_but(["weights", "dtype"], CHANGES_NUMBERS))
 def test_what_the_numbers_depend_on_has_a_cache_of_its_own(
     warm, tmp_path, capsys, monkeypatch, change
 ):
@@ -349,7 +351,7 @@ def reference_collate(records):
     return collate(records)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", slow_but(["lora"], ["full", "lora"]))
 def test_log_probs_that_the_reference_does_not_give_are_refused(folder, capsys, kind):
     run(folder, "first", **merged({"training": ENOUGH}, sections(folder, kind)))
     entry = only_entry(folder)
@@ -464,7 +466,7 @@ def test_loader_processes_bring_the_log_probs_too(folder):
     assert logged(there, "loss") == logged(here, "loss")
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", slow_but(["lora"], ["full", "lora"]))
 def test_a_resumed_run_computes_with_the_reference_it_started_from(folder, capsys, kind):
     """The cache is gone when the run goes on from weights that have been trained."""
     common = {
@@ -490,7 +492,7 @@ def test_a_resumed_run_computes_with_the_reference_it_started_from(folder, capsy
     assert abs(expected[3] - expected[0]) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", slow_but(["lora"], ["full", "lora"]))
 def test_a_run_that_began_live_goes_on_live_though_the_cache_is_there_now(folder, capsys, kind):
     saved = {"training": {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}}
     straight = run(folder, "run", **merged(saved, sections(folder, kind)))

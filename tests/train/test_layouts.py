@@ -14,6 +14,7 @@ from prefopt.models.head import layout_of
 from prefopt.ops.cascade import cascade_on_cpu
 from prefopt.train.trainer import PreferenceTrainer
 from tests.support.runs import LORA, logged, policy, run, snapshot
+from tests.support.slow import slow_but
 from tests.support.tiny import (
     character_tokenizer,
     random_text,
@@ -81,8 +82,10 @@ def assert_learnt_the_same(ours: PreferenceTrainer, theirs: PreferenceTrainer) -
         torch.testing.assert_close(value.data, start[name], rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_a_shared_row_in_pieces_changes_nothing_in_what_is_learnt(folder, objective):
+@pytest.mark.parametrize("name", slow_but(["dpo", "kto"], OBJECTIVES))
+def test_a_shared_row_in_pieces_changes_nothing_in_what_is_learnt(folder, name):
+    objective = OBJECTIVES[name]
+
     plain = trained(folder, objective, layout="padded")
     ours = trained(folder, objective, layout="shared", budget=1)
 
@@ -102,7 +105,7 @@ def test_no_layout_and_no_budget_changes_what_is_learnt(folder, objective, layou
         assert_learnt_the_same(ours, plain)
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", slow_but([40], BUDGETS))
 def test_an_adapter_learns_the_same_from_pieces(folder, budget):
     adapter = {"adapter": LORA}
 
@@ -145,7 +148,7 @@ def test_a_prompt_runs_once_for_all_its_responses(folder):
     assert seen == [int(store.prompt_lengths.sum() + store.all_response_lengths.sum())]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", slow_but([40], BUDGETS))
 def test_evaluation_counts_a_group_in_pieces_once(folder, budget):
     data = {"evaluation": {"sources": [{"path": str(folder / "pairs.jsonl")}]}}
     settings = {"data": {"sources": [{"path": str(folder / "pairs.jsonl")}], **data}}
@@ -199,7 +202,7 @@ def test_a_trained_projection_gets_its_gradient_in_the_forward_pass_where_that_i
 
 
 @pytest.mark.parametrize("num_tokens", [1, 50])
-@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize("name", slow_but(["dpo"], ["dpo", "kto"]))
 def test_no_size_of_tiles_changes_what_is_learnt(folder, name, num_tokens):
     plain = trained(folder, OBJECTIVES[name])
 

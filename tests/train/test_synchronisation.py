@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from prefopt.train.step_losses import StepLosses
 from tests.support.runs import LORA, run
+from tests.support.slow import slow_but
 from tests.support.tiny import save_tiny_model, write_lists
 
 # Operations whose results, or their shapes, the host must know before it can go on.
@@ -98,20 +99,13 @@ def steps_of(folder, **sections) -> list[dict[str, int]]:
     return watch.steps
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        {"name": "dpo"},
-        {"name": "lipo"},
-        {"name": "dr_dpo"},
-        {"name": "pairwise_cringe"},
-        {"name": "infonca", "alpha": 1.0},
-        {"name": "simpo"},
-    ],
-    ids=lambda objective: objective["name"],
-)
+NAMES = ["dpo", "lipo", "dr_dpo", "pairwise_cringe", "infonca", "simpo"]
+
+
+@pytest.mark.parametrize("name", slow_but(["dr_dpo", "pairwise_cringe"], NAMES))
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
-def test_a_step_waits_for_the_device_once(folder, objective, adapter):
+def test_a_step_waits_for_the_device_once(folder, name, adapter):
+    objective = {"name": name, **({"alpha": 1.0} if name == "infonca" else {})}
     sections = {} if adapter is None else {"adapter": adapter}
 
     first, *others = steps_of(folder, objective=objective, **sections)
