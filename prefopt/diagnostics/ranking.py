@@ -81,8 +81,26 @@ def ranking_metrics(
         raise ValueError(f"beta is {beta}; give a number above 0, or None to leave it out.")
     if not 0 < agreement < 1:
         raise ValueError(f"agreement is {agreement}; give a share in (0, 1), such as 0.999 for 1.")
-    pairs = _Pairs.of(held_out)
-    of_pairs = _accuracies(held_out, pairs) | _drifts(held_out, pairs) | _lengths(held_out, pairs)
+    found = pair_values(held_out, beta=beta, agreement=agreement)
+    return {name: (values.mean().item(), len(values)) for name, (values, _) in found.items()}
+
+
+def pair_values(
+    held_out: HeldOut,
+    *,
+    beta: float | None = None,
+    agreement: float = 0.999,
+    ties_are_half: bool = False,
+) -> dict[str, tuple[Float[Tensor, " _"], Int[Tensor, " _"]]]:
+    """What each of the numbers above is the mean of: name -> (a value per pair, its group).
+
+    Pairs come in the order of their groups, less those that a number is not over. Arguments are
+    those of `ranking_metrics`; with `ties_are_half`, a tie is half right in all accuracies.
+    """
+    pairs = RankedPairs.of(held_out)
+    of_pairs: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    of_pairs |= _accuracies(held_out, pairs, ties_are_half) | _drifts(held_out, pairs)
+    of_pairs |= _lengths(held_out, pairs, ties_are_half)
     if held_out.rewards is not None:
         of_pairs |= _calibration(pairs.margin(held_out.rewards))
     if held_out.reference_logps is not None:
@@ -91,11 +109,13 @@ def ranking_metrics(
         of_pairs |= _flips(margin, reference_margin)
         if beta is not None:
             of_pairs |= _of_dpo(margin, reference_margin, beta, agreement)
-    return {
-        name: (values.double().mean().item(), len(values))
-        for name, values in of_pairs.items()
-        if len(values) > 0
-    }
+    found = {}
+    for name, each in of_pairs.items():
+        values, where = each if isinstance(each, tuple) else (each, torch.ones_like(pairs.group))
+        is_counted = where.bool()
+        if is_counted.any():
+            found[name] = values[is_counted].double(), pairs.group[is_counted]
+    return found
 
 
 def loss_to_flip(reference_margin: Float[Tensor, "*shape"], beta: float) -> Float[Tensor, "*shape"]:
@@ -127,52 +147,63 @@ def kl_of_samples(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Where the pairs are. Reading by index never touches an unused slot, so nothing is masked."""
+class RankedPairs:
+    """Where the pairs are, in the order of their groups.
+
+    Reading by index never touches an unused slot, so nothing is masked.
+    """
 
     group: Int[Tensor, " pairs"]
     winner: Int[Tensor, " pairs"]
     loser: Int[Tensor, " pairs"]
 
     @classmethod
-    def of(cls, held_out: HeldOut) -> "_Pairs":
+    def of(cls, held_out: HeldOut) -> "RankedPairs":
+        """Any two responses of a group of which one scores higher."""
         return cls(*preferred_pairs(held_out.scores, held_out.where).nonzero(as_tuple=True))
 
     def chosen(self, values: Tensor) -> Float[Tensor, " pairs"]:
+        """Values [G, K] of the higher one."""
         return values[self.group, self.winner].double()
 
     def rejected(self, values: Tensor) -> Float[Tensor, " pairs"]:
+        """Values [G, K] of the other one."""
         return values[self.group, self.loser].double()
 
     def margin(self, values: Tensor) -> Float[Tensor, " pairs"]:
+        """The one minus the other."""
         return self.chosen(values) - self.rejected(values)
 
 
-def _accuracies(held_out: HeldOut, pairs: _Pairs) -> dict[str, Tensor]:
+def _accuracies(held_out: HeldOut, pairs: RankedPairs, ties_are_half: bool) -> dict[str, Tensor]:
     policy, reference = held_out.policy_logps, held_out.reference_logps
-    per_token = pairs.margin(policy / held_out.num_tokens)
+
+    def right(values: Tensor, *, if_tied: float) -> Tensor:
+        margin = pairs.margin(values)
+        return torch.heaviside(margin, margin.new_tensor(0.5 if ties_are_half else if_tied))
+
     accuracies = {
-        "ranking_accuracy": pairs.margin(policy) >= 0,
-        "ranking_accuracy/per_token": per_token >= 0,
+        "ranking_accuracy": right(policy, if_tied=1.0),
+        "ranking_accuracy/per_token": right(policy / held_out.num_tokens, if_tied=1.0),
     }
     if reference is not None:
-        per_token = pairs.margin(reference / held_out.num_tokens)
+        per_token = right(reference / held_out.num_tokens, if_tied=1.0)
         accuracies |= {
-            "ranking_accuracy/reference": pairs.margin(reference) >= 0,
-            "ranking_accuracy/reference_per_token": per_token >= 0,
-            "implicit_reward_accuracy": pairs.margin(policy - reference) > 0,
+            "ranking_accuracy/reference": right(reference, if_tied=1.0),
+            "ranking_accuracy/reference_per_token": per_token,
+            "implicit_reward_accuracy": right(policy - reference, if_tied=0.0),
         }
     if held_out.rewards is not None:
-        accuracies["objective_accuracy"] = pairs.margin(held_out.rewards) > 0
+        accuracies["objective_accuracy"] = right(held_out.rewards, if_tied=0.0)
     return accuracies
 
 
-def _flips(margin: Tensor, reference_margin: Tensor) -> dict[str, Tensor]:
+def _flips(margin: Tensor, reference_margin: Tensor) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
     is_right, was_right = margin >= 0, reference_margin >= 0
     return {
         "flips/gained": is_right & ~was_right,
         "flips/lost": was_right & ~is_right,
-        "flips/share_of_wrong_gained": is_right[~was_right],
+        "flips/share_of_wrong_gained": (is_right, ~was_right),
         "difficulty/share_hard": reference_margin < 0,
     }
 
@@ -193,7 +224,7 @@ def _of_dpo(
     }
 
 
-def _drifts(held_out: HeldOut, pairs: _Pairs) -> dict[str, Tensor]:
+def _drifts(held_out: HeldOut, pairs: RankedPairs) -> dict[str, Tensor]:
     if held_out.start_logps is None:
         return {}
     drift = held_out.policy_logps - held_out.start_logps
@@ -210,23 +241,25 @@ def _drifts(held_out: HeldOut, pairs: _Pairs) -> dict[str, Tensor]:
     }
 
 
-def _lengths(held_out: HeldOut, pairs: _Pairs) -> dict[str, Tensor]:
+def _lengths(
+    held_out: HeldOut, pairs: RankedPairs, ties_are_half: bool
+) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
     gap = pairs.margin(held_out.num_tokens)
-    lengths = {
+    lengths: dict[str, Tensor | tuple[Tensor, Tensor]] = {
         "length/chosen": pairs.chosen(held_out.num_tokens),
         "length/rejected": pairs.rejected(held_out.num_tokens),
         "length/gap": gap,
     }
     if len(gap) < 3:
         return lengths
-    accuracies = _accuracies(held_out, pairs)
+    accuracies = _accuracies(held_out, pairs, ties_are_half)
     is_right = accuracies.get("implicit_reward_accuracy", accuracies["ranking_accuracy"])
     return lengths | _by_terciles(is_right, gap)
 
 
 def _by_terciles(
-    is_right: Bool[Tensor, " pairs"], gap: Float[Tensor, " pairs"]
-) -> dict[str, Tensor]:
+    is_right: Float[Tensor, " pairs"], gap: Float[Tensor, " pairs"]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """By the implicit reward if the reference is known, else by the policy's own log-probs.
 
     Terciles are relative: "chosen_shorter" has the third of the pairs with the least length margin,
@@ -238,9 +271,9 @@ def _by_terciles(
     in_order, count = gap.sort().values, len(gap)
     lower, upper = in_order[(count + 2) // 3 - 1], in_order[(2 * count + 2) // 3 - 1]
     return {
-        "accuracy_by_length/chosen_shorter": is_right[gap <= lower],
-        "accuracy_by_length/similar": is_right[(gap > lower) & (gap <= upper)],
-        "accuracy_by_length/chosen_longer": is_right[gap > upper],
+        "accuracy_by_length/chosen_shorter": (is_right, gap <= lower),
+        "accuracy_by_length/similar": (is_right, (gap > lower) & (gap <= upper)),
+        "accuracy_by_length/chosen_longer": (is_right, gap > upper),
     }
 
 

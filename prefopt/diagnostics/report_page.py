@@ -94,6 +94,11 @@ def joined(children: Iterable[object]) -> Html:
     )
 
 
+def printable(text: str) -> str:
+    """Text without control characters: what HTML has no place for becomes a question mark."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
 def code(text: object) -> Html:
     """A name, a path or a command, which may go on in the next line after a slash."""
     return tag("code", Html(_escaped(text).replace("/", "/<wbr>")))
@@ -185,21 +190,21 @@ def reading() -> Html:
     return joined(paragraph(each) for each in _READING)
 
 
-def page(title: str, body: Html) -> Html:
-    """The whole file, which loads nothing."""
+def page(title: str, body: Html, style: str = "") -> Html:
+    """The whole file, which loads nothing; `style` is CSS to go after that of all reports."""
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
     )
     return Html(
-        f"{head}{tag('title', title)}\n<style>{_STYLE}</style>\n</head>\n"
+        f"{head}{tag('title', title)}\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"<body>\n{tag('main', body)}\n</body>\n</html>\n"
     )
 
 
 def _escaped(value: object) -> str:
-    return html.escape(_CONTROLS.sub("\ufffd", str(value)))
+    return html.escape(printable(str(value)))
 
 
 def _side(value: Number, most: Number) -> tuple[str, float]:
@@ -291,6 +296,5 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 .tokens { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9;
   margin: .2rem 0 .8rem; }
 .tokens span { border-radius: 3px; padding: .1em 0; box-shadow: 0 0 0 .5px var(--line); }
-.labels text { fill: var(--ink); font-size: 11px; }
-.cells { image-rendering: pixelated; }
+.labels text { fill: var(--ink); font-size: 11px; } .cells { image-rendering: pixelated; }
 """

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,26 +27,17 @@ from prefopt.diagnostics.report_page import (
     table,
     tag,
 )
+from prefopt.diagnostics.report_svg import INK, inline, settings
 
 _Floats = NDArray[np.float64]
 
-_INK = "#010203"
-_INKED = (
-    "text.color",
-    "axes.edgecolor",
-    "axes.labelcolor",
-    "xtick.color",
-    "ytick.color",
-    "grid.color",
-)
 # What matplotlib writes, and what the page calls it.
 _COLORS = {
-    _INK: "currentColor",
     "#0072b2": "var(--blue)",
     "#d55e00": "var(--vermilion)",
     "#009e73": "var(--green)",
 }
-_CURVE_COLORS = list(_COLORS)[1:]
+_CURVE_COLORS = list(_COLORS)
 # Title, limits, and by its label what is drawn.
 _TRAINING: tuple[tuple[str, tuple[float, float] | None, dict[str, str]], ...] = (
     ("Cosine of chosen and rejected", (-1.05, 1.05), {"cosine": "cosine"}),
@@ -168,15 +158,13 @@ def _line_plot(
     limits: tuple[float, float] | None = None,
 ) -> Html:
     """A panel of curves over whole numbers."""
-    # Text stays text, and names inside are the same each time but other than those of other plots.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": title, **dict.fromkeys(_INKED, _INK)}
-    with style.context(settings):
+    with style.context(settings(title)):
         figure = Figure(figsize=_INCHES, layout="constrained")
         _draw(figure.subplots(), curves, limits)
         figure.supxlabel(x_label, fontsize=10)
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
-        return tag("figure", tag("figcaption", tag("b", title)), _inline(figure, title))
+        return tag("figure", tag("figcaption", tag("b", title)), inline(figure, title, _COLORS))
 
 
 def _draw(axes: Axes, curves: Sequence[_Curve], limits: tuple[float, float] | None) -> None:
@@ -185,7 +173,7 @@ def _draw(axes: Axes, curves: Sequence[_Curve], limits: tuple[float, float] | No
         points = points[np.isfinite(points).all(axis=1)]
         marker = "o" if len(points) <= _POINTS_TO_MARK else ""
         axes.plot(*points.T, color=curve.color, label=curve.label, marker=marker, markersize=3.5)
-    axes.axhline(0, color=_INK, alpha=0.5, linewidth=0.8, linestyle=":", zorder=0)
+    axes.axhline(0, color=INK, alpha=0.5, linewidth=0.8, linestyle=":", zorder=0)
     if limits is not None:
         axes.set_ylim(*limits)
     # One step alone would get an axis of fractions of a step.
@@ -279,18 +267,3 @@ def _png(cells: _Floats, most: float) -> str:
     file = io.BytesIO()
     imsave(file, pixels, format="png")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _inline(figure: Figure, label: str) -> Html:
-    """The figure as an element of the page."""
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    for written, named in _COLORS.items():
-        drawn = drawn.replace(written, named)
-    # Names of groups are the same in every figure, while an id must be one of a kind.
-    drawn = re.sub(r'<g id="[^"]*">', "<g>", drawn)
-    drawn = re.sub(r' xmlns(:xlink)?="[^"]*"', "", drawn)
-    return Html(drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

@@ -1,0 +1,31 @@
+"""From a section to the judge that it describes."""
+
+from typing import Any
+
+from prefopt.evaluation.extras import need
+from prefopt.evaluation.judge.base import Judge
+from prefopt.evaluation.judge.section import AnyJudgeSection
+
+_PACKAGE = "prefopt.evaluation.judge"
+# Each backend's libraries are imported when it is used, and only then.
+_CLASSES = {
+    "OpenaiChatSection": ("openai_chat", "OpenaiChatJudge"),
+    "DecisionsSection": ("decisions", "TypedEndpointJudge"),
+    "SystemOneSection": ("decisions", "TypedEndpointJudge"),
+    "HfDecisionSection": ("hf_decision", "HfDecisionJudge"),
+    "RewardModelSection": ("reward_model", "RewardModelJudge"),
+    "RuleSection": ("rule", "RuleJudge"),
+    "ReplaySection": ("replay", "ReplayJudge"),
+}
+
+
+def build_judge(section: AnyJudgeSection) -> Judge:
+    """The judge, ready to be asked; close it after use.
+
+    Raises:
+        UserError: if a package, a model, a file or a key is missing.
+    """
+    module, name = _CLASSES[type(section).__name__]
+    build: Any = getattr(need(f"{_PACKAGE}.{module}", "judge"), name)
+    judge: Judge = build(section)
+    return judge
