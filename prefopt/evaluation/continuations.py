@@ -1,28 +1,18 @@
 """Token ids with which a model goes on, in batches with left padding and a key-value cache."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.data.tokenize import TEMPLATE_ERRORS, Encoder, template_problem
+from prefopt.data.tokenize import TEMPLATE_ERRORS, Encoder, Ids, template_problem
 from prefopt.errors import UserError
 from prefopt.evaluation.generate.base import messages_of, short
-from prefopt.evaluation.generate.sampling import RowSampler, uniforms_of
+from prefopt.evaluation.generate.batch import new_tokens
+from prefopt.evaluation.generate.section import GenerationSection
 from prefopt.evaluation.types import Prompt
 from prefopt.models.head import base_of
-
-Ids = list[int]
-
-
-def end_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """Tokens that end an answer: what it was trained to end with, and what the model says."""
-    own = base_of(model).generation_config.eos_token_id
-    also = own if isinstance(own, list) else [own]
-    return [each for each in dict.fromkeys([tokenizer.eos_token_id, *also]) if each is not None]
 
 
 def prompt_ids(
@@ -86,6 +76,7 @@ def check_room(model: PreTrainedModel | PeftModel, longest: int, option: str) ->
 
 def continuations(
     model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     *,
     ends: Sequence[int],
@@ -99,6 +90,7 @@ def continuations(
 
     Args:
         model: left in the mode and on the device where it is; an adapter that is on, counts.
+        tokenizer: that of the model.
         prompts: token ids, none empty.
         ends: tokens that end a continuation.
         max_new_tokens: the longest that one may be.
@@ -108,30 +100,19 @@ def continuations(
     Returns:
         ids without the prompt; the last one is of `ends` unless the continuation was cut.
     """
-    inner: Any = base_of(model)
-    width = max(map(len, prompts))
-    padded = [[*([ends[0]] * (width - len(ids))), *ids] for ids in prompts]
-    mask = [[*([0] * (width - len(ids))), *([1] * len(ids))] for ids in prompts]
-    processors = []
-    if seeds is not None:
-        uniforms = uniforms_of(seeds, max_new_tokens).to(inner.device)
-        processors = [RowSampler(uniforms, [1.0] * len(prompts), width=width, top_k=0, top_p=1.0)]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), _without_own_config(inner):
-        output = inner.generate(
-            input_ids=torch.tensor(padded, device=inner.device),
-            attention_mask=torch.tensor(mask, device=inner.device),
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=list(ends),
-                pad_token_id=ends[0],
-            ),
-            logits_processor=processors,
-        )
-    model.train(was_training)
-    return [_up_to_end(row, ends) for row in output[:, width:].tolist()]
+    num = len(prompts)
+    sampled = seeds is not None
+    new = new_tokens(
+        model,
+        tokenizer,
+        [list(ids) for ids in prompts],
+        GenerationSection(temperature=float(sampled)),
+        ends=list(ends),
+        max_new_tokens=max_new_tokens,
+        seeds=[0] * num if seeds is None else seeds,
+        temperatures=[float(sampled)] * num,
+    )
+    return [_up_to_end(row, ends) for row in new]
 
 
 def _up_to_end(ids: Ids, ends: Sequence[int]) -> Ids:
@@ -139,14 +120,3 @@ def _up_to_end(ids: Ids, ends: Sequence[int]) -> Ids:
         if each in ends:
             return ids[: position + 1]
     return ids
-
-
-@contextmanager
-def _without_own_config(model: Any) -> Iterator[None]:
-    """What a config leaves unsaid, generation fills from the model's own."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.data.collate import collate
 from prefopt.errors import UserError
 from prefopt.evaluation.clusters import Clustered, estimates
-from prefopt.evaluation.continuations import continuations, end_ids
+from prefopt.evaluation.continuations import continuations
+from prefopt.evaluation.generate.batch import end_ids
 from prefopt.evaluation.numbers import Estimate
 from prefopt.models.head import ReferenceDistribution, Statistics, base_of
 from prefopt.models.layout import score_tokens
@@ -89,6 +90,7 @@ def sample_and_score(
         asked = [prompts[i][1] for i, _ in some]
         answers = continuations(
             policy,
+            tokenizer,
             asked,
             ends=ends,
             max_new_tokens=max_new_tokens,

@@ -5,7 +5,8 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from prefopt.errors import UserError
-from prefopt.evaluation.continuations import check_room, continuations, end_ids, prompt_ids
+from prefopt.evaluation.continuations import check_room, continuations, prompt_ids
+from prefopt.evaluation.generate.batch import end_ids
 from prefopt.evaluation.types import Prompt
 from prefopt.models.load import prepare_for_scoring
 from prefopt.models.section import ModelSection
@@ -35,7 +36,7 @@ def test_a_batch_continues_each_prompt_as_if_it_were_alone(layout):
     # What a checkpoint sets for itself has no part in it.
     model.generation_config = GenerationConfig(repetition_penalty=5.0, min_new_tokens=9)
 
-    together = continuations(model, PROMPTS, ends=[END], max_new_tokens=12, seeds=None)
+    together = continuations(model, TOKENIZER, PROMPTS, ends=[END], max_new_tokens=12, seeds=None)
 
     for prompt, ids in zip(PROMPTS, together, strict=True):
         expected: list[int] = []
@@ -49,18 +50,22 @@ def test_a_draw_belongs_to_its_seed_and_not_to_its_neighbours():
     model = model_of(3)
     settings = {"ends": [END], "max_new_tokens": 12}
 
-    together = continuations(model, PROMPTS, seeds=[1, 2, 3], **settings)
+    together = continuations(model, TOKENIZER, PROMPTS, seeds=[1, 2, 3], **settings)
 
     for prompt, seed, ids in zip(PROMPTS, (1, 2, 3), together, strict=True):
-        assert continuations(model, [prompt], seeds=[seed], **settings) == [ids]
-    assert continuations(model, PROMPTS, seeds=[4, 5, 6], **settings) != together
+        assert continuations(model, TOKENIZER, [prompt], seeds=[seed], **settings) == [ids]
+    assert continuations(model, TOKENIZER, PROMPTS, seeds=[4, 5, 6], **settings) != together
 
 
 def test_nothing_follows_an_end():
     model = model_of(3)
-    free = continuations(model, PROMPTS[:1], ends=[END], max_new_tokens=12, seeds=None)[0]
+    free = continuations(model, TOKENIZER, PROMPTS[:1], ends=[END], max_new_tokens=12, seeds=None)[
+        0
+    ]
 
-    ended = continuations(model, PROMPTS, ends=[free[2], END], max_new_tokens=12, seeds=None)[0]
+    ended = continuations(
+        model, TOKENIZER, PROMPTS, ends=[free[2], END], max_new_tokens=12, seeds=None
+    )[0]
 
     assert ended == free[: free.index(free[2]) + 1]
 

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.data.tokenize import Encoder
 from prefopt.errors import UserError
-from prefopt.evaluation.continuations import check_room, continuations, end_ids
+from prefopt.evaluation.continuations import check_room, continuations
 from prefopt.evaluation.files import Lines, read_lines
+from prefopt.evaluation.generate.batch import end_ids
 from prefopt.evaluation.unlearning.data import Item, Tofu
 from prefopt.evaluation.unlearning.metrics import exact_memorisation, extraction_strength
 from prefopt.evaluation.unlearning.prompts import Template, tokenised
@@ -154,6 +155,7 @@ class TofuModel:
             batch = left[first : first + size]
             said = continuations(
                 self._model,
+                self._tokenizer,
                 [records[i].prompt_ids.tolist() for i in batch],
                 ends=ends,
                 max_new_tokens=self._settings.max_new_tokens,
