@@ -48,7 +48,7 @@ class PairNumbers(TypedDict):
     win: Estimate
     """Probability that a's answer is better, ties counted half, both orders averaged."""
     p: float
-    """Of a sign-flip test over prompts."""
+    """Of a sign-flip test over prompts; with several seeds, of the spread over seeds if larger."""
     p_holm: float
     """The same after Holm's correction over the whole matrix."""
 

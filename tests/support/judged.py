@@ -1,7 +1,12 @@
 """Judgments for tests, by hand and of whole worlds."""
 
+import json
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from scipy.special import expit
+
+from prefopt.evaluation.analysis import judge_numbers
 from prefopt.evaluation.types import Answer, Judgment, Prompt, Reply
 
 
@@ -66,3 +71,50 @@ def _judgment(prompt_id, system, opponent, probs, levels, status, turn, sample, 
         ),
         asked_at="2026-11-26T00:00:00Z",
     )
+
+
+def numbers(judgments, methods, *, num_prompts=40, lengths=None, baseline="base", **fields):
+    """Of a world whose answers have lengths by system and prompt, 10 where nothing is said."""
+    prompts = fields.pop("prompts", None) or prompts_of(num_prompts)
+    systems = [system for each in methods.values() for system in each]
+    answers = {
+        system: [
+            answer(prompt, int((lengths or {}).get((system, prompt), 10))) for prompt in prompts
+        ]
+        for system in systems
+    }
+    report = judge_numbers(
+        "J", {"model": "m"}, judgments, answers, methods, baseline, prompts, **fields
+    )
+    # What cannot be written to report.json shows here.
+    json.dumps(report, allow_nan=False)
+    return report
+
+
+def one_each(*names):
+    """Methods of one seed each, whose system has their name."""
+    return {name: [name] for name in names}
+
+
+def against(report, method):
+    """The row of a method against the baseline."""
+    [row] = [row for row in report["against_baseline"] if row["method"] == method]
+    return row
+
+
+def noisy(rng, quality, *, slot=0.0, noise=1.0, lengths=None, by_length=0.0):
+    """A judge of drawn quality that leans to the first slot and to longer answers."""
+    drawn = {}
+
+    def judge(prompt, first, second):
+        for system in (first, second):
+            key = (system, prompt)
+            if key not in drawn:
+                drawn[key] = quality.get(system, 0.0) + noise * rng.standard_normal()
+        margin = drawn[first, prompt] - drawn[second, prompt] + slot
+        if lengths is not None:
+            gap = lengths[first, prompt] - lengths[second, prompt]
+            margin += by_length * np.tanh(gap / 300)
+        return expit(margin)
+
+    return judge
