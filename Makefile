@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-soak check docs format clean
+.PHONY: help demo compare test test-slow test-soak check docs format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -10,6 +10,9 @@ help:  ## Print this list.
 
 demo: $(INSTALLED)  ## Train on the embedded task, end to end, without network or GPU.
 	$(BIN)/prefopt demo
+
+compare: $(INSTALLED)  ## Compare nine objectives on the embedded task, three seeds each, in one report.
+	$(BIN)/prefopt compare --demo
 
 test: $(INSTALLED)  ## Run the gate: lint, format, types, layers, fast tests.
 	scripts/check.sh

@@ -13,8 +13,14 @@ import typer
 
 from prefopt import __version__
 from prefopt.cli_cache import cache
+from prefopt.cli_compare import compare
 from prefopt.cli_diagnose import diagnose
+from prefopt.cli_evaluate import evaluate
+from prefopt.cli_exports import formats
+from prefopt.cli_generate import generate
 from prefopt.cli_group import Prefopt
+from prefopt.cli_judge import judge
+from prefopt.cli_report import report
 from prefopt.train.failures import first_one_speaks
 from prefopt.train.signals import SIGNALS
 
@@ -254,6 +260,12 @@ def schema(
 
 
 app.command()(diagnose)
+app.command()(generate)
+app.add_typer(judge, name="judge")
+app.command()(report)
+app.add_typer(formats, name="formats")
+app.add_typer(evaluate, name="evaluate")
+app.command()(compare)
 app.add_typer(cache, name="cache")
 
 

@@ -48,7 +48,7 @@ def run(output: Path, seed: int) -> None:
         "right place.\n"
     )
     console.print("[bold]1. Imitate all responses[/bold] (nll), from random weights")
-    _train(output, "sft", _sft_recipe(output, seed), console)
+    _train(output, "sft", sft_recipe(output, seed), console)
     console.print("\n[bold]2. Learn which responses score higher[/bold] (dpo)")
     _train(output, "dpo", _dpo_recipe(output, seed), console)
     results = {name: _gold(output / name) for name in ("sft", "dpo")}
@@ -56,7 +56,8 @@ def run(output: Path, seed: int) -> None:
     _report(results, output, console)
 
 
-def _sft_recipe(output: Path, seed: int) -> dict[str, Any]:
+def sft_recipe(output: Path, seed: int) -> dict[str, Any]:
+    """What imitates all responses of the data in a folder, from the weights in its `start`."""
     return {
         "model": {"path": str(output / "start")},
         "data": _data(output),
@@ -111,13 +112,23 @@ def _training(folder: Path, seed: int) -> dict[str, Any]:
 
 def _train(output: Path, name: str, recipe: dict[str, Any], console: Console) -> None:
     """One run, started the way that a user starts one."""
+    command = f"-m prefopt train {output / f'{name}.yaml'} --overwrite"
+    console.print(f"   accelerate launch {command}")
+    train_in_own_process(output, name, recipe)
+
+
+def train_in_own_process(output: Path, name: str, recipe: dict[str, Any]) -> None:
+    """Write a recipe and train it, in the place of what its folder holds.
+
+    Raises:
+        UserError: if training fails.
+    """
     file = output / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     options = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
     # A second thread gains nothing on so small a model, and loses much on a busy machine.
     options += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--quiet"]
     command = ["-m", "prefopt", "train", str(file), "--overwrite"]
-    console.print(f"   accelerate launch {' '.join(command)}")
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     if subprocess.run([*launcher, *options, *command], check=False).returncode != 0:
         raise UserError(f"the {name} run of the demo failed; its message stands above.")
