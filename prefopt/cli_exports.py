@@ -93,6 +93,15 @@ def table(
         list[Path] | None,
         typer.Option(show_default=False, help="Of prefopt generate, for lengths; alpaca only."),
     ] = None,
+    official_lc: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="AlpacaEval's df_gamed.csv, for its own length-controlled rate; all 805 prompts "
+            "in its order.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Print a protocol's table as the official program does, with intervals and what is missing."""
@@ -104,5 +113,6 @@ def table(
         judgments=judgments,
         baseline=baseline,
         answers=answers or [],
+        official_lc=official_lc,
         as_json=as_json,
     )

@@ -13,7 +13,7 @@ from prefopt.evaluation.extras import need
 from prefopt.evaluation.generate.answers import check_same_prompts, read_answers
 from prefopt.evaluation.judge.judgments import read_judgments
 from prefopt.evaluation.numbers import Estimate
-from prefopt.evaluation.suites import read_prompts
+from prefopt.evaluation.suites import read_suite
 from prefopt.evaluation.types import Answer, Judgment, Prompt
 
 PROTOCOLS = ("alpaca", "mt-bench")
@@ -26,6 +26,7 @@ def run(
     judgments: Path,
     baseline: str | None,
     answers: Sequence[Path],
+    official_lc: Path | None,
     as_json: bool,
 ) -> None:
     """Print the tables; see `prefopt formats table --help`.
@@ -37,14 +38,19 @@ def run(
         raise UserError(f"no protocol '{protocol}'. {did_you_mean(protocol, PROTOCOLS)}")
     if protocol == "alpaca" and baseline is None:
         raise UserError("AlpacaEval compares with one system. Name it: --baseline NAME.")
-    if protocol == "mt-bench" and answers:
-        raise UserError("--answers has no effect on mt-bench. Remove it.")
-    asked = read_prompts(prompts)
+    if protocol == "mt-bench" and (answers or official_lc):
+        option = "--answers" if answers else "--official-lc"
+        raise UserError(f"{option} has no effect on mt-bench. Remove it.")
+    suite = read_suite(prompts)
+    asked = suite.prompts
     found = read_judgments(judgments)[1]
     check_judged(judgments, found, asked)
     if protocol == "alpaca":
         assert baseline is not None
-        tables = _alpaca(asked, found, baseline, _answers(answers, asked))
+        of_systems: dict[str, Sequence[Answer]] = dict(_answers(answers, asked))
+        if suite.baseline is not None:
+            of_systems.setdefault(suite.baseline, suite.baseline_answers)
+        tables = _alpaca(asked, found, baseline, of_systems, official_lc)
     else:
         tables = _mt_bench(asked, found, baseline)
     if as_json:
@@ -99,9 +105,11 @@ def _alpaca(
     judgments: Sequence[Judgment],
     baseline: str,
     answers: Mapping[str, Sequence[Answer]],
+    official_lc: Path | None,
 ) -> dict[str, tuple[Sequence[Any], list[list[str]]]]:
     module = need("prefopt.evaluation.protocols.alpaca_eval", "stats")
-    rows = module.alpaca_eval_rows(prompts, judgments, baseline, answers)
+    gamed = None if official_lc is None else module.read_gamed(official_lc)
+    rows = module.alpaca_eval_rows(prompts, judgments, baseline, answers, gamed)
     head = [f"against {baseline}", "win rate", "95 %", "SE", "discrete"]
     lines = [[*head, "wins", "draws", "losses", "length", "prompts", "missing"]]
     for row in rows:
@@ -117,6 +125,10 @@ def _alpaca(
                 *map(str, (row.n_total, row.num_missing)),
             ]
         )
+    if official_lc is not None:
+        lines[0] += ["official LC", "95 %"]
+        for line, row in zip(lines[1:], rows, strict=True):
+            line += [f"{100 * row.official_lc['value']:.2f}", _interval(row.official_lc, 100)]
     return {"alpaca": (rows, lines)}
 
 

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -9,6 +10,10 @@ from prefopt.cli_exports import formats
 from prefopt.errors import UserError
 from prefopt.evaluation.generate.answers import read_answers
 from prefopt.evaluation.judge.judgments import read_judgments
+from prefopt.evaluation.statistics.official_length_control import (
+    official_length_controlled,
+    read_gamed,
+)
 from tests.support.tiny import write_jsonl
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -185,9 +190,41 @@ def test_the_published_row_is_printed(tmp_path):
     assert row["win_rate"] == pytest.approx(29.9219322658882, abs=1e-6)
 
 
+@needs_data
+def test_the_official_lc_is_that_of_the_annotations_where_its_data_is_given(tmp_path):
+    annotations = FUSECHAT / "annotations_slim.json"
+    run("import", "alpaca-annotations", annotations, tmp_path / "j.jsonl")
+    run("import", "alpaca-outputs", FUSECHAT / "model_outputs.json", tmp_path / "a.jsonl")
+    gamed = tmp_path / "df_gamed.csv"
+    lines = ["index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
+    lines += [f"{i},{0.2 + 0.6 * (i % 2)},{i % 2 - 0.5},{i % 7 - 3},False" for i in range(805)]
+    gamed.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    reference = SHARED / "alpaca_eval" / "reference_gpt4_1106_preview.json"
+    about = ("--prompts", reference, "--judgments", tmp_path / "j.jsonl")
+    about = (*about, "--baseline", "gpt4_1106_preview", "--official-lc", gamed)
+
+    with pytest.raises(UserError, match=r"needs the lengths of FuseChat.*Give its --answers"):
+        run("table", "alpaca", *about)
+    [row] = json.loads(run("table", "alpaca", *about, "--answers", tmp_path / "a.jsonl", "--json"))[
+        "alpaca"
+    ]
+
+    by_text = {each["instruction"]: each for each in json.loads(annotations.read_text("utf-8"))}
+    texts = [each["instruction"] for each in json.loads(reference.read_text("utf-8"))]
+    rows = [by_text[text] for text in texts]
+    expected = official_length_controlled(
+        np.array([each["preference"] - 1 for each in rows]),
+        np.array([float(each["len_1"] - each["len_2"]) for each in rows]),
+        read_gamed(gamed),
+    )
+    assert row["official_lc"]["value"] == pytest.approx(expected["value"], abs=1e-9)
+    assert row["official_lc"]["low"] == pytest.approx(expected["low"], abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["mt-bench", "--official-lc", "d.csv"], "--official-lc has no effect on mt-bench"),
         (["alpaca"], "--baseline NAME"),
         (["arena"], "no protocol 'arena'"),
         (["mt-bench", "--answers", "a.jsonl"], "--answers has no effect on mt-bench"),

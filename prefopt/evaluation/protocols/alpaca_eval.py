@@ -4,11 +4,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from prefopt.errors import UserError
 from prefopt.evaluation.numbers import Estimate
 from prefopt.evaluation.protocols.games import Games, games_against, judge_of, win_of
 from prefopt.evaluation.statistics.intervals import mean_interval
+from prefopt.evaluation.statistics.official_length_control import (
+    Gamed,
+    official_length_controlled,
+    read_gamed,
+)
 from prefopt.evaluation.types import Answer, Judgment, Prompt
+
+__all__ = ["AlpacaEvalRow", "alpaca_eval_rows", "read_gamed", "title"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +47,8 @@ class AlpacaEvalRow:
     """Characters per answer, rounded down; None where the answers are not given."""
     num_missing: int
     """Prompts without a judgment that counts; the official program leaves them out unsaid."""
+    official_lc: Estimate | None
+    """AlpacaEval's own length-controlled rate, in [0, 1]; None where its data is not given."""
 
 
 def title(judge: str) -> str:
@@ -50,6 +61,7 @@ def alpaca_eval_rows(
     judgments: Sequence[Judgment],
     baseline: str,
     answers: Mapping[str, Sequence[Answer]] | None = None,
+    gamed: Gamed | None = None,
 ) -> list[AlpacaEvalRow]:
     """A row per system that was judged against the baseline, in order of first appearance.
 
@@ -57,7 +69,8 @@ def alpaca_eval_rows(
         prompts: all that should have been judged.
         judgments: of one judge.
         baseline: the system that all are compared with.
-        answers: by system, for the average length.
+        answers: by system, for the average length; those of the baseline too for the official LC.
+        gamed: AlpacaEval's data for that.
 
     Raises:
         UserError: if there are several judges, nothing was judged against the baseline, or no
@@ -72,7 +85,7 @@ def alpaca_eval_rows(
             f"nothing was judged against {baseline}. Name a baseline among {', '.join(systems)}."
         )
     return [
-        _row(system, baseline, judge, prompts, games, (answers or {}).get(system))
+        _row(system, baseline, judge, prompts, games, answers or {}, gamed)
         for system, games in against.items()
     ]
 
@@ -83,8 +96,10 @@ def _row(
     judge: str,
     prompts: Sequence[Prompt],
     games: Mapping[tuple[str, int], Games],
-    answers: Sequence[Answer] | None,
+    answers: Mapping[str, Sequence[Answer]],
+    gamed: Gamed | None,
 ) -> AlpacaEvalRow:
+    own = answers.get(system)
     wins = _wins(system, games)
     if not wins:
         raise UserError(f"no judgment of {system} against {baseline} counts. Ask the judge again.")
@@ -105,11 +120,38 @@ def _row(
         n_draws=num_draws,
         n_total=num,
         discrete_win_rate=100 * (num_wins + num_draws / 2) / num,
-        avg_length=int(statistics.fmean(each.num_characters for each in answers))
-        if answers
-        else None,
+        avg_length=int(statistics.fmean(each.num_characters for each in own)) if own else None,
         num_missing=len(prompts) - num,
+        official_lc=None
+        if gamed is None
+        else _official_lc(system, baseline, prompts, wins, answers, gamed),
     )
+
+
+def _official_lc(
+    system: str,
+    baseline: str,
+    prompts: Sequence[Prompt],
+    wins: Mapping[str, float],
+    answers: Mapping[str, Sequence[Answer]],
+    gamed: Gamed,
+) -> Estimate:
+    for name in (baseline, system):
+        if name not in answers:
+            raise UserError(f"the official LC needs the lengths of {name}. Give its --answers.")
+    missing = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in wins]
+    if missing:
+        raise UserError(
+            f"the official LC needs all prompts, and {len(missing)} have no judgment of {system}. "
+            "Ask the judge again."
+        )
+    lengths = [
+        {each.prompt_id: each.num_characters for each in answers[name]}
+        for name in (baseline, system)
+    ]
+    order = [prompt.prompt_id for prompt in prompts]
+    deltas = np.array([lengths[0][each] - lengths[1][each] for each in order], dtype=np.float64)
+    return official_length_controlled(np.array([wins[each] for each in order]), deltas, gamed)
 
 
 def _wins(system: str, games: Mapping[tuple[str, int], Games]) -> dict[str, float]:
