@@ -37,10 +37,10 @@ case $mode in
         ;;
     static) static ;;
     slow)
-        # What starts processes of its own has all cores; the rest shares them.
-        step "$bin/python" -m pytest -m slow --durations=10 tests/invariants tests/commands
+        # What trains on several processes has all cores; the rest shares them.
+        step "$bin/python" -m pytest -m slow --durations=10 tests/invariants
         step "$bin/python" -m pytest -m slow --durations=10 -n "$workers" --dist loadfile \
-            --ignore tests/invariants --ignore tests/commands
+            --ignore tests/invariants
         ;;
     soak) step "$bin/python" -m pytest -m soak -n "$workers" --durations=10 ;;
     *)

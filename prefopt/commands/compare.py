@@ -2,16 +2,17 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
+from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.compare_demo import demo_comparison
 from prefopt.commands.compare_steps import Comparison
-from prefopt.comparison.plan import runs_of
+from prefopt.comparison.plan import Run, runs_of
 from prefopt.comparison.section import ComparisonSection, load_comparison
 from prefopt.errors import UserError, check_section
 
@@ -35,14 +36,23 @@ def run(
     if is_demo:
         if files or any(with_recipes.values()):
             raise UserError("--demo brings its own recipes, prompts and judges. Leave them out.")
+        if is_dry:
+            raise UserError(
+                "--dry-run does not go with --demo, which trains a start first. Leave it out."
+            )
         section = demo_comparison(output or Path("runs/compare"))
     else:
         section = _section(files, output, with_recipes)
+    if not sys.stderr.isatty():
+        # In a log file every step of a bar is a line.
+        transformers_logging.disable_progress_bar()
     runs = runs_of(section)
-    if is_dry:
-        _say_what(section)
+    comparison = Comparison(section, runs, _command())
+    if not is_dry:
+        comparison.run()
         return
-    Comparison(section, runs, _command()).run()
+    comparison.check(asks=False)
+    _say_what(section, runs)
 
 
 def _section(
@@ -84,8 +94,8 @@ def _is_comparison(file: Path) -> bool:
 def _mapping(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file.") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}. Give the path of a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -100,8 +110,7 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _say_what(section: ComparisonSection) -> None:
-    runs = runs_of(section)
+def _say_what(section: ComparisonSection, runs: Mapping[str, Sequence[Run]]) -> None:
     num_settings = sum(len(settings) for settings in runs.values())
     num_more = len(runs) * (len(section.seeds) - 1)
     for settings in runs.values():

@@ -59,9 +59,6 @@ def demo_comparison(output: Path) -> ComparisonSection:
     base = task / "base.yaml"
     base.write_text(yaml.safe_dump(_base(task), sort_keys=False), encoding="utf-8")
     values = _comparison(output, base)
-    (output / "comparison.yaml").write_text(
-        yaml.safe_dump(values, sort_keys=False), encoding="utf-8"
-    )
     return check_section(ComparisonSection, values, "")
 
 
@@ -70,7 +67,7 @@ def _base(task: Path) -> dict[str, Any]:
         "model": {"path": str(task / "sft")},
         "data": {
             "sources": [{"path": str(task / "train.jsonl")}],
-            "evaluation": {"num_groups": 256},
+            "evaluation": {"num_groups": 128},
             "max_length": 32,
             "cache_dir": str(task / "cache"),
         },
@@ -114,7 +111,7 @@ def _comparison(output: Path, base: Path) -> dict[str, Any]:
         "generation": {"max_new_tokens": 8, "temperature": 1.0, "batch_size": 256},
         "judges": {"gold": gold, "biased": biased},
         "judges_score": True,
-        "kl": {"num_samples": 4, "max_prompts": 256, "max_new_tokens": 8},
+        "kl": {"num_samples": 4, "max_prompts": 128, "max_new_tokens": 8},
         "entanglement": {"groups": 32},
         "num_jobs": 2,
     }

@@ -17,17 +17,15 @@ from prefopt.evaluation.generate.answers import check_same_prompts, read_answers
 from prefopt.evaluation.judge.base import Judge
 from prefopt.evaluation.judge.build import build_judge
 from prefopt.evaluation.judge.doctor import Findings, examine
+from prefopt.evaluation.judge.questions import Answers, pair_questions, score_questions
 from prefopt.evaluation.judge.runner import run_judge
 from prefopt.evaluation.judge.section import AnyJudgeSection, read_section
 from prefopt.evaluation.suites import read_prompts
-from prefopt.evaluation.types import Answer, Judgment, PairQuestion, Prompt, ScoreQuestion
+from prefopt.evaluation.types import Judgment, Prompt
 
 _UNFIT = 1
 _PAIRS = ("baseline", "all")
 _KINDS = ("pair", "score", "both")
-
-Answers = dict[tuple[str, int], Answer]
-"""By prompt and sample."""
 
 
 def run(
@@ -56,8 +54,8 @@ def run(
     with closing(build_judge(load_section(section))) as judge:
         asks = kind or ("pair" if "pair" in judge.kinds else "score")
         opponents = _opponents(list(systems), baseline, pairs) if asks != "score" else []
-        wanted_pairs = pair_questions(suite, systems, opponents, turns) if opponents else ()
-        wanted_scores = score_questions(suite, systems, turns) if asks != "pair" else ()
+        wanted_pairs = pair_questions(opponents, systems, suite, turns) if opponents else ()
+        wanted_scores = score_questions(systems, systems, suite, turns) if asks != "pair" else ()
         path = output or Path("judgments") / f"{file_name(judge.name)}.jsonl"
         found = run_judge(
             judge,
@@ -133,41 +131,9 @@ def read_systems(paths: Sequence[Path], suite: Mapping[str, Prompt]) -> dict[str
     return found
 
 
-def pair_questions(
-    suite: Mapping[str, Prompt],
-    systems: Mapping[str, Answers],
-    opponents: Sequence[tuple[str, str]],
-    turns: Sequence[int] | None,
-) -> Iterator[tuple[PairQuestion, str, str]]:
-    """Every two systems' answers to the same prompt, sample and turn."""
-    for one, other in opponents:
-        for place, answer in systems[one].items():
-            prompt, rival = suite[place[0]], systems[other].get(place)
-            for turn in _turns_of(prompt, turns) if rival is not None else ():
-                assert rival is not None
-                question = PairQuestion(prompt=prompt, first=answer, second=rival, turn=turn)
-                yield question, one, other
-
-
-def score_questions(
-    suite: Mapping[str, Prompt], systems: Mapping[str, Answers], turns: Sequence[int] | None
-) -> Iterator[tuple[ScoreQuestion, str]]:
-    """Every system's answers, turn by turn."""
-    for name, answers in systems.items():
-        for (prompt_id, _), answer in answers.items():
-            prompt = suite[prompt_id]
-            for turn in _turns_of(prompt, turns):
-                yield ScoreQuestion(prompt=prompt, answer=answer, turn=turn), name
-
-
 def file_name(name: str) -> str:
     """A judge's name as a file's."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "judge"
-
-
-def _turns_of(prompt: Prompt, turns: Sequence[int] | None) -> Sequence[int]:
-    every = range(1, len(prompt.turns) + 1)
-    return every if turns is None else [turn for turn in every if turn in turns]
 
 
 def _opponents(

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -11,10 +11,11 @@ from prefopt.commands.judge import read_systems
 from prefopt.comparison.assemble import Gathered, Judged, report_of
 from prefopt.errors import UserError, did_you_mean
 from prefopt.evaluation.judge.judgments import read_judgments
+from prefopt.evaluation.judge.replay import TEXTS, text_digest
 from prefopt.evaluation.protocols import alpaca_eval, mt_bench
 from prefopt.evaluation.report.write import HTML_NAME, write_report
 from prefopt.evaluation.suites import read_suite
-from prefopt.evaluation.types import Answer
+from prefopt.evaluation.types import Answer, Judgment
 from prefopt.train.run_folder import installed_versions
 
 _TITLES: dict[str, Callable[[str], str]] = {
@@ -53,7 +54,8 @@ def run(
     against = baseline or suite.baseline or next(iter(systems), "")
     if against not in systems:
         raise UserError(f"--baseline: no answers of '{against}'. {did_you_mean(against, systems)}")
-    judged = [_judged(path) for path in judgments]
+    notes = list(suite.notes)
+    judged = [_judged(path, systems, notes) for path in judgments]
     names = [each.name for each in judged]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -72,7 +74,7 @@ def run(
         sanity=[name for name in ("constant", "longest") if name in systems],
         answers=systems,
         judged=judged,
-        notes=suite.notes,
+        notes=notes,
     )
     write_report(report_of(gathered, None), output)
     typer.echo(f"report in {output / HTML_NAME}")
@@ -82,7 +84,33 @@ def _plain_title(judge: str) -> str:
     return f"Answers judged by {judge}"
 
 
-def _judged(path: Path) -> Judged:
+def _judged(path: Path, answers: Mapping[str, Sequence[Answer]], notes: list[str]) -> Judged:
+    """What a file says of these answers; what it says of earlier ones is left out and noted."""
     header, judgments = read_judgments(path)
     judge = header["judge"]
-    return Judged(name=judge["name"], identity=judge["identity"], judgments=judgments)
+    known = {
+        (system, answer.prompt_id, answer.sample): answer
+        for system, given in answers.items()
+        for answer in given
+    }
+    kept = [each for each in judgments if _is_of(each, known)]
+    num_other = len(judgments) - len(kept)
+    if num_other and not kept:
+        raise UserError(
+            f"{path}: all judgments are of other answers than those given. Give the answers that "
+            "were judged, or judge these: prefopt judge run."
+        )
+    if num_other:
+        notes.append(f"{num_other:,} judgments by {judge['name']} are of other answers; left out.")
+    return Judged(name=judge["name"], identity=judge["identity"], judgments=kept)
+
+
+def _is_of(judgment: Judgment, answers: Mapping[tuple[str, str, int], Answer]) -> bool:
+    """Whether the texts are those that were judged, as far as the file says which these were."""
+    systems = [each for each in (judgment.system, judgment.opponent) if each is not None]
+    texts = judgment.extra.get(TEXTS, [None] * len(systems))
+    for system, text in zip(systems, texts, strict=True):
+        answer = answers.get((system, judgment.prompt_id, judgment.sample))
+        if text is not None and answer is not None and text != text_digest(answer, judgment.turn):
+            return False
+    return True

@@ -181,7 +181,11 @@ def _frontier(
         if at is None:
             why_not = "a method has not moved from the start"
         else:
-            quality = hierarchical_interval(wins_at(policies, at), "prompts", share=True)
+            wins_by_seed = wins_at(policies, at)
+            if set.intersection(*map(set, wins_by_seed)):
+                quality = hierarchical_interval(wins_by_seed, "prompts", share=True)
+            else:
+                why_not = "no prompt has a verdict for all of its policies"
         rows.append(MatchedRow(method=method, quality=quality, why_not=why_not))
     return at, rows, points
 
@@ -195,7 +199,7 @@ def _over_seeds(policies: Sequence[Policy], what: str) -> dict[str, dict[str, Es
             rows.setdefault(policy.method, []).append(numbers)
     return {
         method: {
-            name: pooled([numbers[name] for numbers in of_seeds])
+            name: pooled([numbers[name] for numbers in of_seeds], share=_is_share(name))
             for name in of_seeds[0]
             if all(name in numbers for numbers in of_seeds)
         }
@@ -203,12 +207,20 @@ def _over_seeds(policies: Sequence[Policy], what: str) -> dict[str, dict[str, Es
     }
 
 
-def pooled(of_seeds: Sequence[Estimate]) -> Estimate:
+def _is_share(name: str) -> bool:
+    return any(word in name for word in ("accuracy", "auc", "share"))
+
+
+def pooled(of_seeds: Sequence[Estimate], *, share: bool = False) -> Estimate:
     """Mean over training seeds that were measured on the same data.
 
     The data's part of the interval is that of a single seed, since its errors are common to all;
     the seeds' part is t * s / sqrt(number). Both are added as in
     `prefopt.evaluation.statistics.crossed`.
+
+    Args:
+        of_seeds: one number per seed.
+        share: whether it is in [0, 1]; the interval then is inside too.
     """
     first, num = of_seeds[0], len(of_seeds)
     if num == 1:
@@ -221,6 +233,8 @@ def pooled(of_seeds: Sequence[Estimate]) -> Estimate:
         down = float(np.mean([each["value"] - (each["low"] or 0.0) for each in of_seeds]))
         up = float(np.mean([(each["high"] or 0.0) - each["value"] for each in of_seeds]))
         low, high = mean - math.hypot(down, half), mean + math.hypot(up, half)
+        if share:
+            low, high = max(0.0, low), min(1.0, high)
     return Estimate(value=mean, low=low, high=high, n=first["n"], unit=unit_of(first["unit"], num))
 
 

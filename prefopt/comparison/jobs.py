@@ -1,5 +1,6 @@
 """Training as jobs: one command per run, so many at once, each going on where it stopped."""
 
+import math
 import os
 import re
 import subprocess
@@ -28,6 +29,8 @@ class Jobs:
         launcher: Sequence[str],
         num_at_once: int,
         say: Callable[[str], None],
+        *,
+        keeps_open: Sequence[int] = (),
     ) -> None:
         """Runs nothing yet.
 
@@ -36,7 +39,9 @@ class Jobs:
             launcher: words before `-m prefopt train RECIPE`; none for this Python.
             num_at_once: commands that run at the same time.
             say: prints a line.
+            keeps_open: descriptors that commands inherit, such as that of a lock.
         """
+        self._keeps_open = tuple(keeps_open)
         self._recipes, self._logs = folder / "recipes", folder / "logs"
         self._launcher = list(launcher) or [sys.executable]
         self._num_at_once = num_at_once
@@ -101,7 +106,12 @@ class Jobs:
         with log.open("a", encoding="utf-8") as file:
             # Ctrl-C reaches the command as well, which then saves what it has.
             code = subprocess.run(
-                words, stdout=file, stderr=subprocess.STDOUT, env=os.environ, check=False
+                words,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ,
+                check=False,
+                pass_fds=self._keeps_open,
             ).returncode
         if code != 0:
             raise UserError(
@@ -134,8 +144,21 @@ def reads_cache(run: Run) -> bool:
     return (
         recipe.objective.needs_reference
         and not recipe.objective.needs_reference_distribution
+        # The cache would round them.
+        and recipe.model.dtype != "float64"
         and (section is None or section.cache != "off")
     )
+
+
+def records_needed(run: Run, num_records: int) -> int:
+    """How many of the records with reference log-probs the run trains on, at most all."""
+    training = run.recipe.training
+    max_steps = int(training.arguments.get("max_steps", -1))
+    if max_steps > 0:
+        groups = [training.groups_of(role) for role in run.recipe.data.roles or [""]]
+        return min(num_records, max_steps * sum(groups))
+    num_epochs = float(training.arguments.get("num_train_epochs", 1))
+    return math.ceil(num_records * min(1.0, num_epochs))
 
 
 def reference_key(run: Run) -> str:

@@ -1,10 +1,13 @@
 """Which answers are put before a judge, and which setting of a method its verdicts pick."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
+from prefopt.comparison.section import CONSTANT, LONGEST
 from prefopt.errors import UserError
-from prefopt.evaluation.types import Answer, Judgment, PairQuestion, Prompt, ScoreQuestion
+from prefopt.evaluation.analysis_methods import longest_answers, null_answers
+from prefopt.evaluation.types import Answer, Judgment, Prompt
 
 Systems = Mapping[str, Mapping[int | None, str]]
 """Method -> seed -> system; what was not trained has one system, under None."""
@@ -26,43 +29,16 @@ def matches(systems: Systems, *, against: str | None = None) -> Iterator[tuple[s
                     yield system, other
 
 
-def questions(
-    pairs: Iterable[tuple[str, str]],
-    answers: Mapping[str, Sequence[Answer]],
-    prompts: Mapping[str, Prompt],
-) -> Iterator[tuple[PairQuestion, str, str]]:
-    """Every turn of every prompt that both systems answered, sample by sample.
-
-    Raises:
-        UserError: if a system left out prompts, with their number.
-    """
-    found = {system: _by_place(system, given, prompts) for system, given in answers.items()}
-    for first, second in pairs:
-        for place, answer in found[first].items():
-            other = found[second].get(place)
-            if other is None:
-                raise UserError(
-                    f"{second} has no sample {place[1]} for prompt {place[0]}, and {first} has. "
-                    "Generate both with the same number of samples."
-                )
-            for turn in range(1, len(prompts[place[0]].turns) + 1):
-                question = PairQuestion(
-                    prompt=prompts[place[0]], first=answer, second=other, turn=turn
-                )
-                yield question, first, second
-
-
-def scored(
-    systems: Iterable[str],
-    answers: Mapping[str, Sequence[Answer]],
-    prompts: Mapping[str, Prompt],
-) -> Iterator[tuple[ScoreQuestion, str]]:
-    """Every turn of every answer of some systems."""
-    for system in systems:
-        for answer in _by_place(system, answers[system], prompts).values():
-            prompt = prompts[answer.prompt_id]
-            for turn in range(1, len(prompt.turns) + 1):
-                yield ScoreQuestion(prompt=prompt, answer=answer, turn=turn), system
+def sanity_answers(
+    prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]], num_samples: int
+) -> dict[str, list[Answer]]:
+    """Of the sanity rows, with as many samples of a prompt as all other systems have."""
+    constant = [
+        replace(answer, sample=sample)
+        for answer in null_answers(prompts)
+        for sample in range(num_samples)
+    ]
+    return {CONSTANT: constant, LONGEST: longest_answers(answers)}
 
 
 def wins_by_prompt(judgments: Iterable[Judgment], system: str, opponent: str) -> dict[str, float]:
@@ -103,16 +79,3 @@ def check_apart(test: Sequence[Prompt], validation: Sequence[Prompt]) -> None:
             f"prompts.validation shares {len(shared)} prompts with prompts.test, the first is "
             f"{shared[0].turns[0][:60]!r}. Remove them from one of the files."
         )
-
-
-def _by_place(
-    system: str, answers: Sequence[Answer], prompts: Mapping[str, Prompt]
-) -> dict[tuple[str, int], Answer]:
-    found = {(answer.prompt_id, answer.sample): answer for answer in answers}
-    missing = prompts.keys() - {prompt for prompt, _ in found}
-    if missing:
-        raise UserError(
-            f"{system} has no answer to {len(missing)} of {len(prompts)} prompts, such as "
-            f"{min(missing)}. Generate the rest, or remove its file."
-        )
-    return {place: answer for place, answer in found.items() if place[0] in prompts}

@@ -1,7 +1,7 @@
 """What a comparison trains: every method with its settings and seeds, as recipes."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,9 @@ from prefopt.config import Recipe, load_recipe, recipe_of
 from prefopt.errors import UserError
 
 _MOST_SETTINGS = 64
+_START = ("path", "revision", "tokenizer", "chat_template", "eos_token")
+"""Keys of a recipe's model section that say which model it is and what it reads."""
+_BUDGET = ("max_steps", "num_train_epochs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +77,8 @@ def runs_of(comparison: ComparisonSection) -> dict[str, list[Run]]:
     recipe. What differs from the recipe is the folder, the seed and the seed of the order.
 
     Raises:
-        UserError: for the first recipe that is wrong, or if start models differ.
+        UserError: for the first recipe that is wrong, or if start models differ or two settings
+            would have the same folder.
     """
     found: dict[str, list[Run]] = {}
     for name, method in comparison.methods.items():
@@ -83,18 +87,42 @@ def runs_of(comparison: ComparisonSection) -> dict[str, list[Run]]:
             _run(comparison, name, method, setting, is_alone=len(settings) == 1)
             for setting in settings
         ]
-    recipes = [run.recipe for runs in found.values() for run in runs]
-    starts = {recipe.model.path for recipe in recipes}
-    if len(starts) > 1:
-        raise UserError(
-            f"methods start from different models: {', '.join(sorted(starts))}. "
-            "Compare objectives from one start, so that nothing else differs."
-        )
+    every = [run for runs in found.values() for run in runs]
+    _check_names(every)
+    recipes = [run.recipe for run in every]
+    _check_start(recipes)
     order = _order_seed(recipes[0])
     return {
         name: [_with(run, comparison, comparison.seeds[0], order) for run in runs]
         for name, runs in found.items()
     }
+
+
+def _check_names(runs: Sequence[Run]) -> None:
+    """Refuse two settings of one name, such as the first one of `a` and a method `a-0`."""
+    named: dict[str, Run] = {}
+    for run in runs:
+        other = named.setdefault(run.name, run)
+        if other is not run:
+            raise UserError(
+                f"methods.{run.setting.method} and methods.{other.setting.method} would both be "
+                f"trained as {run.name}. Rename one of them."
+            )
+
+
+def _check_start(recipes: Sequence[Recipe]) -> None:
+    """Refuse methods that start from other weights, or read and end text in another way."""
+    starts: dict[str, None] = {}
+    for recipe in recipes:
+        said = {key: getattr(recipe.model, key) for key in _START}
+        said["adapter"] = None if recipe.adapter is None else recipe.adapter.path
+        words = [f"{key} {value}" for key, value in said.items() if value is not None]
+        starts[" with ".join(words)] = None
+    if len(starts) > 1:
+        raise UserError(
+            f"methods start from different models: {'; '.join(starts)}. "
+            "Compare objectives from one start, so that nothing else differs."
+        )
 
 
 def with_seed(run: Run, comparison: ComparisonSection, seed: int) -> Run:
@@ -109,7 +137,7 @@ def notes_on(runs: Mapping[str, list[Run]]) -> list[str]:
     if len(set(numbers.values())) > 1:
         said = ", ".join(f"{name} {number}" for name, number in numbers.items())
         notes.append(f"Unequal tuning: settings tried are {said}.")
-    for section in ("data", "adapter"):
+    for section in ("model", "data", "adapter"):
         kinds: dict[str, list[str]] = {}
         for name, settings in runs.items():
             for run in settings[:1]:
@@ -117,14 +145,22 @@ def notes_on(runs: Mapping[str, list[Run]]) -> list[str]:
         if len(kinds) > 1:
             said = "; ".join(", ".join(names) for names in kinds.values())
             notes.append(f"The section {section} differs between methods: {said}.")
-    budgets = {
-        name: settings[0].recipe.training.arguments.get("max_steps", -1)
-        for name, settings in runs.items()
-    }
-    if len(set(budgets.values())) > 1:
-        said = ", ".join(f"{name} {steps}" for name, steps in budgets.items())
-        notes.append(f"Unequal budget: training steps are {said}.")
+    for key, of_method in _budgets(runs).items():
+        if len(set(of_method.values())) > 1:
+            said = ", ".join(f"{name} {value}" for name, value in of_method.items())
+            notes.append(f"Unequal budget: {key} is {said}.")
     return notes
+
+
+def _budgets(runs: Mapping[str, list[Run]]) -> dict[str, dict[str, Any]]:
+    """Key of the training section -> method -> its value, for what makes runs long or short."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, settings in runs.items():
+        training = settings[0].recipe.training
+        given = {key: training.arguments.get(key, "unset") for key in _BUDGET}
+        for key, value in {**given, "groups_per_step": training.groups_per_step}.items():
+            found.setdefault(key, {})[name] = value
+    return found
 
 
 def _run(

@@ -14,6 +14,9 @@ from prefopt.section import Section
 START = "start"
 """Name of what all methods start from, untrained by any of them."""
 
+CONSTANT, LONGEST = "constant", "longest"
+"""Sanity rows: what a judge can be fooled by."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=60)]
 """Of a method or judge: it names files and folders."""
 
@@ -125,8 +128,9 @@ class ComparisonSection(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "ComparisonSection":
-        if START in self.methods:
-            raise UserError(f"methods.{START}: the start has that name. Choose another one.")
+        taken = {START: "the start", CONSTANT: "a sanity row", LONGEST: "a sanity row"}
+        for name in taken.keys() & self.methods.keys():
+            raise UserError(f"methods.{name}: {taken[name]} has that name. Choose another one.")
         if self.baseline != START and self.baseline not in self.methods:
             known = did_you_mean(self.baseline, [START, *self.methods])
             raise UserError(f"baseline: there is no method '{self.baseline}'. {known}")
@@ -151,8 +155,8 @@ def load_comparison(path: Path) -> ComparisonSection:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Give the path of a YAML file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}. Give the path of a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not YAML: {line}. Mend the line.") from None

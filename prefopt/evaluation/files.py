@@ -19,8 +19,8 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.truncate(path, _length_of_whole_lines(path))
+        if path.exists() and (length := _length_of_whole_lines(path)) < path.stat().st_size:
+            os.truncate(path, length)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, value: Mapping[str, Any]) -> None:

@@ -190,6 +190,7 @@ def test_the_published_row_is_printed(tmp_path):
     assert row["win_rate"] == pytest.approx(29.9219322658882, abs=1e-6)
 
 
+@pytest.mark.slow
 @needs_data
 def test_the_official_lc_is_that_of_the_annotations_where_its_data_is_given(tmp_path):
     annotations = FUSECHAT / "annotations_slim.json"

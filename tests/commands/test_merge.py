@@ -179,6 +179,7 @@ def test_a_broken_recipe_is_named(moved, tmp_path):
     assert leaves_nothing(tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_a_log_file_gets_no_progress_bars(folder, tmp_path):
     result = run_python("-m", "prefopt", "merge", folder / "lora", tmp_path / "merged")
 

@@ -1,13 +1,10 @@
-from collections.abc import Sequence
-
 import pytest
 
 from prefopt.comparison.judging import (
     best_setting,
     check_apart,
     matches,
-    questions,
-    scored,
+    sanity_answers,
     wins_by_prompt,
 )
 from prefopt.errors import UserError
@@ -61,51 +58,6 @@ def test_against_one_method_the_others_do_not_meet():
     ]
 
 
-def answers(prompts: Sequence[Prompt], text: str, *, num: int = 1) -> list[Answer]:
-    return [
-        Answer(prompt_id=each.prompt_id, turns=(text,) * len(each.turns), sample=sample)
-        for each in prompts
-        for sample in range(num)
-    ]
-
-
-def test_every_turn_of_every_sample_is_a_question():
-    prompt = Prompt(turns=("one", "two"))
-    given = {"a": answers([prompt], "x", num=2), "b": answers([prompt], "y", num=2)}
-    prompts = {prompt.prompt_id: prompt}
-
-    asked = list(questions([("a", "b")], given, prompts))
-
-    places = [(question.first.sample, question.turn) for question, _, _ in asked]
-    assert places == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    assert {(question.first.turns[0], question.second.turns[0]) for question, _, _ in asked} == {
-        ("x", "y")
-    }
-    assert [(each.turn, system) for each, system in scored(["b"], given, prompts)] == [
-        (1, "b"),
-        (2, "b"),
-        (1, "b"),
-        (2, "b"),
-    ]
-
-
-def test_a_system_that_left_prompts_out_is_named():
-    prompts = [Prompt(turns=("one",)), Prompt(turns=("two",))]
-    known = {each.prompt_id: each for each in prompts}
-    given = {"a": answers(prompts, "x"), "b": answers(prompts[:1], "y")}
-
-    with pytest.raises(UserError, match=r"^b has no answer to 1 of 2 prompts"):
-        list(questions([("a", "b")], given, known))
-
-
-def test_systems_with_different_numbers_of_samples_are_refused():
-    prompt = Prompt(turns=("one",))
-    given = {"a": answers([prompt], "x", num=2), "b": answers([prompt], "y")}
-
-    with pytest.raises(UserError, match="b has no sample 1 for prompt"):
-        list(questions([("a", "b")], given, {prompt.prompt_id: prompt}))
-
-
 def test_a_slot_that_always_wins_wins_half_of_the_time_after_both_orders():
     found = wins_by_prompt([judgment("a", "b", 0.9), judgment("b", "a", 0.9)], "a", "b")
 
@@ -130,6 +82,24 @@ def test_a_question_with_one_order_missing_counts_for_nobody():
     judgments = [judgment("a", "b", 0.9), verdict("b", "a", refused)]
 
     assert wins_by_prompt(judgments, "a", "b") == {}
+
+
+def test_sanity_rows_have_as_many_samples_as_all_others():
+    prompts = [Prompt(turns=("one", "two")), Prompt(turns=("three",))]
+    answers = {
+        "a": [
+            Answer(prompt_id=each.prompt_id, turns=("x" * (sample + 1),), sample=sample)
+            for each in prompts
+            for sample in range(2)
+        ]
+    }
+
+    rows = sanity_answers(prompts, answers, 2)
+
+    places = {(each.prompt_id, each.sample) for each in answers["a"]}
+    assert list(rows) == ["constant", "longest"]
+    assert all({(each.prompt_id, each.sample) for each in row} == places for row in rows.values())
+    assert [len(each.turns) for each in rows["constant"]] == [2, 2, 1, 1]
 
 
 def test_the_best_setting_has_the_most_wins_and_of_equal_ones_is_the_first():

@@ -87,11 +87,42 @@ def test_methods_start_from_the_same_model(folder):
         runs_of(comparison(folder, methods))
 
 
+@pytest.mark.parametrize("key", ["tokenizer", "revision", "chat_template", "eos_token"])
+def test_methods_read_text_in_the_same_way(folder, key):
+    methods = {"a": {}, "b": {"sections": {"model": {key: "another"}}}}
+
+    with pytest.raises(UserError, match=f"different models: .*; .* with {key} another"):
+        runs_of(comparison(folder, methods))
+
+
+def test_methods_go_on_from_the_same_adapter(folder):
+    methods = {"a": {}, "b": {"sections": {"adapter": {"path": "elsewhere"}}}}
+
+    with pytest.raises(UserError, match="with adapter elsewhere"):
+        runs_of(comparison(folder, methods))
+
+
+def test_two_settings_with_one_folder_are_refused(folder):
+    methods = {"dpo": {"grid": {"objective.beta": [0.1, 0.5]}}, "dpo-1": {}}
+
+    said = r"methods\.dpo-1 and methods\.dpo would both .* dpo-1-seed0"
+    with pytest.raises(UserError, match=said):
+        runs_of(comparison(folder, methods))
+
+
+def test_fewer_groups_in_a_step_are_a_smaller_budget(folder):
+    methods = {"dpo": {}, "ipo": {"sections": {"training": {"groups_per_step": 1}}}}
+
+    [note] = notes_on(runs_of(comparison(folder, methods)))
+    assert note.startswith("Unequal budget: groups_per_step is dpo ")
+
+
 @pytest.mark.parametrize(
     ("methods", "more", "message"),
     [
         ({"dpo": {}}, {"base": None}, r"methods\.dpo has no recipe"),
         ({"start": {}}, {}, r"methods\.start: the start has that name"),
+        ({"longest": {}}, {}, r"methods\.longest: a sanity row has that name"),
         ({"dpo": {}}, {"baseline": "dop"}, r"no method 'dop'\. Did you mean 'dpo'"),
         ({"dpo": {}}, {"seeds": [1, 1]}, "should be different numbers"),
         ({"dpo": {"grid": {"objective.beta": []}}}, {}, "has no value for objective.beta"),
@@ -129,7 +160,7 @@ def test_unequal_tuning_budget_and_data_are_said(folder):
     assert notes == [
         "Unequal tuning: settings tried are dpo 2, ipo 1, nll 1.",
         "The section data differs between methods: dpo, ipo; nll.",
-        "Unequal budget: training steps are dpo 2, ipo 7, nll 2.",
+        "Unequal budget: max_steps is dpo 2, ipo 7, nll 2.",
     ]
 
 
@@ -143,7 +174,7 @@ def test_a_file_is_read_as_it_is_written(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("a: [", "not YAML"), ("- a", "a comparison is a mapping")],
+    [(None, "No such file"), ("a: [", "not YAML"), ("- a", "a comparison is a mapping")],
 )
 def test_a_file_that_is_none_is_one_line(tmp_path, text, message):
     file = tmp_path / "comparison.yaml"

@@ -223,6 +223,7 @@ def test_a_judged_answer_that_is_not_there_is_named():
         judge_numbers("J", {}, judgments, {}, one_each("base", "a"), "base", prompts)
 
 
+@pytest.mark.slow
 def test_the_order_of_lines_does_not_matter():
     rng = np.random.default_rng(7)
     judgments = both_orders(

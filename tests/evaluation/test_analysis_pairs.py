@@ -56,6 +56,7 @@ def test_seeds_that_disagree_are_no_difference_however_many_prompts():
     assert row["outcome"] == "no difference seen"
 
 
+@pytest.mark.slow
 def test_methods_tell_each_other_how_much_seeds_differ():
     prompts = list(prompts_of(60))
     names = [f"m{i}" for i in range(6)]
@@ -126,6 +127,7 @@ def test_better_and_worse_are_said_after_holm_only():
     assert report["detectable"]["all_tests"] > report["detectable"]["one_test"]
 
 
+@pytest.mark.slow
 def test_sanity_rows_cost_candidates_nothing():
     rng = np.random.default_rng(4)
     names = ["base", "good", "null", "longest"]

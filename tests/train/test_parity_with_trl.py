@@ -43,7 +43,7 @@ class Case:
     rows: str = "text"
 
 
-FAST = [Case("dpo", "none", recompute=False), Case("ipo", "new", recompute=True)]
+FAST = [Case("ipo", "new", recompute=True)]
 ALL = [
     Case(objective, adapter, recompute)
     for objective in OBJECTIVES

@@ -19,6 +19,7 @@ from prefopt.train.guard import NonFiniteLossError
 from prefopt.train.steps import StepDataset
 from prefopt.types import ObjectiveInputs, ObjectiveOutput
 from tests.support.runs import logged, run
+from tests.support.slow import slow_but
 from tests.support.tiny import save_tiny_model, write_jsonl, write_lists, write_pairs
 
 
@@ -141,7 +142,7 @@ def test_evaluation_equals_a_plain_loop_over_single_responses(folder, tokens_per
 
 
 @pytest.mark.parametrize("tokens_per_micro_batch", [1, 100_000])
-@pytest.mark.parametrize("name", ["dr_dpo", "kto"])
+@pytest.mark.parametrize("name", slow_but(["dr_dpo"], ["dr_dpo", "kto"]))
 def test_evaluation_couples_the_groups_as_a_step_does(folder, name, tokens_per_micro_batch):
     save_tiny_model(folder / "other", seed=1)
 

@@ -153,7 +153,7 @@ def check_header(path: Path, wanted: Mapping[str, Any]) -> None:
     if differing:
         raise UserError(
             f"{path} was begun with other settings: {'; '.join(differing)}. "
-            "Go on with the old ones, or write to another file."
+            "Go on with the old ones, write to another file, or remove this one."
         )
 
 

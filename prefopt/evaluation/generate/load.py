@@ -39,14 +39,37 @@ def load_backend(
         UserError: if nothing can be loaded from there.
     """
     weights, adapter = sections_of(target, model or {})
+    return backend_of(weights, adapter, section, name=target, device=device)
+
+
+def backend_of(
+    weights: ModelSection,
+    adapter: AdapterSection | None,
+    section: GenerationSection,
+    *,
+    name: str,
+    device: torch.device | str | None = None,
+) -> LocalBackend:
+    """Weights and adapter as sections of a recipe say them, ready to answer.
+
+    Args:
+        weights: what to load.
+        adapter: an adapter with a path, or None.
+        section: how it answers.
+        name: for the header of the file of answers.
+        device: by default the GPU if there is one.
+
+    Raises:
+        UserError: if nothing can be loaded from there.
+    """
     check_model_sections(weights, adapter)
     tokenizer = load_tokenizer(weights)
     # Any: transformers wraps `to` in a way that hides its types.
     policy: Any = load_policy(weights, adapter)
     if weights.quantization is None:
         policy.to(torch.device(device or _best_device()))
-    digest = _digest(weights, adapter)
-    return LocalBackend(policy, tokenizer, section, name=target, weights=digest)
+    digest = digest_of(weights, adapter)
+    return LocalBackend(policy, tokenizer, section, name=name, weights=digest)
 
 
 def sections_of(
@@ -82,8 +105,14 @@ def sections_of(
     )
 
 
-def _digest(model: ModelSection, adapter: AdapterSection | None) -> str:
-    """What the files hold: a model that was trained again at the same place is another one."""
+def digest_of(model: ModelSection, adapter: AdapterSection | None) -> str:
+    """What the files hold: a model that was trained again at the same place is another one.
+
+    Nothing is loaded.
+
+    Raises:
+        UserError: if no weights lie there.
+    """
     memo = default_cache_folder() / "weights"
     with errors_of_cache_are_one_line(memo):
         digests = [weights_digest(model.path, "MODEL", revision=model.revision, memo=memo)]

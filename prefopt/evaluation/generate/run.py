@@ -67,7 +67,7 @@ def generate(
         chat_template=backend.chat_template,
         versions={"prefopt": __version__, **backend.versions},
         weights=backend.weights,
-        prompts=digest(" ".join(sorted(prompt.prompt_id for prompt in prompts))),
+        prompts=digest_of_prompts(prompts),
     )
     is_new = not path.exists() or path.stat().st_size == 0
     if not is_new:
@@ -83,6 +83,11 @@ def generate(
                 lines.append(line_of(answer, seed=request.seed))
                 progress.advance(task)
     return read_answers(path)[1]
+
+
+def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
+    """Hash of a set of prompts, whatever their order."""
+    return digest(" ".join(sorted(prompt.prompt_id for prompt in prompts)))
 
 
 def outcome_of(answers: Sequence[Answer]) -> Outcome:

@@ -18,10 +18,11 @@ TEXTS = "texts"
 
 def text_digests(question: Question) -> list[str]:
     """A hash of each answer, of the turns that are judged; lines of judgments keep them."""
-    return [_digest(answer, question.turn) for answer in answers_of(question)]
+    return [text_digest(answer, question.turn) for answer in answers_of(question)]
 
 
-def _digest(answer: Answer, turn: int) -> str:
+def text_digest(answer: Answer, turn: int) -> str:
+    """A hash of an answer up to a turn."""
     return digest(as_text(list(answer.turns[:turn])))
 
 

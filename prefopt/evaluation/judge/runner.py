@@ -111,7 +111,7 @@ def check_coverage(judgments: Sequence[Judgment], path: Path) -> None:
         f"only {by_status['ok']} of {len(judgments)} questions have a judgment "
         f"({100 * by_status['ok'] / len(judgments):.1f}%, wanted {100 * LEAST_COVERAGE:g}%): "
         f"{missing}; such as: {problem}. Run again to ask those with api_error, or allow missing "
-        f"ones (--allow-missing). {path} keeps what is there."
+        f"ones (--allow-missing, or allow_missing: true in a comparison). {path} keeps them."
     )
 
 

@@ -176,7 +176,8 @@ def _split(
     caption: str, scores: Sequence[ScoreNumbers], parts: Sequence[dict[str, Estimate]]
 ) -> list[Block]:
     names = list(dict.fromkeys(name for part in parts for name in part))
-    if not names:
+    if len(names) < 2:
+        # One part is the whole.
         return []
     rows = [
         [Named(name=score["method"]), *(number(part.get(name)) for name in names)]

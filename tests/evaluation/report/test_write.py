@@ -46,6 +46,7 @@ def test_half_a_character_becomes_a_question_mark(tmp_path):
         assert "half ? of one, 词" in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_command_writes_anew_what_report_json_says(tmp_path):
     write_report(LIGHT, tmp_path / "made")
     before = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
