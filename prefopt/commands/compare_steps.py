@@ -245,7 +245,6 @@ def _saved(runs: Sequence[Run], records: Mapping[str, int]) -> Saved | None:
         sentence=(
             f"{len(readers)} of {len(runs)} runs read reference log-probs of {once:,} records "
             f"that were computed once; each alone, they would have needed {alone:,}, of the "
-            "records that they train on. All runs of a method and seed read the same data in the "
-            "same order."
+            "records that they train on. All runs draw their data in the same order."
         ),
     )
