@@ -7,7 +7,7 @@ from typing import Any
 import typer
 import yaml
 
-from prefopt.commands.compare_answers import Answering, release, with_system
+from prefopt.commands.compare_answers import Answering, policy_of, release, with_system
 from prefopt.commands.compare_judges import Jury
 from prefopt.commands.compare_measure import check_kl_prompts
 from prefopt.commands.compare_policies import measured_policies
@@ -25,6 +25,7 @@ from prefopt.comparison.plan import Run, notes_on, with_seed
 from prefopt.comparison.section import CONSTANT, LONGEST, START, ComparisonSection
 from prefopt.errors import UserError
 from prefopt.evaluation.files import write_json, write_whole
+from prefopt.evaluation.generate.load import digest_of
 from prefopt.evaluation.numbers import Saved, SweepPoint
 from prefopt.evaluation.report.write import HTML_NAME, write_report
 from prefopt.evaluation.statistics.intervals import mean_interval
@@ -222,8 +223,22 @@ class Comparison:
             ),
             sweep=sweep,
             saved=_saved(runs, records),
-            notes=[*self._suite_notes, *notes_on(self._runs)],
+            notes=[*self._suite_notes, *notes_on(self._runs), *_notes_on_seeds(own)],
         )
+
+
+def _notes_on_seeds(runs: Sequence[Run]) -> list[str]:
+    """Methods whose seeds came to one and the same policy, as without shuffling they may."""
+    policies: dict[str, list[str]] = {}
+    for run in runs:
+        policies.setdefault(run.setting.method, []).append(digest_of(*policy_of(run)))
+    alike = [name for name, found in policies.items() if len(set(found)) < len(found)]
+    if not alike:
+        return []
+    return [
+        f"Seeds of {', '.join(alike)} came to the same policy, so what is said of several seeds "
+        "holds for these checkpoints. Let something be drawn: set training.shuffle."
+    ]
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -245,6 +260,6 @@ def _saved(runs: Sequence[Run], records: Mapping[str, int]) -> Saved | None:
         sentence=(
             f"{len(readers)} of {len(runs)} runs read reference log-probs of {once:,} records "
             f"that were computed once; each alone, they would have needed {alone:,}, of the "
-            "records that they train on. All runs draw their data in the same order."
+            "records that they train on. All runs of a seed draw their data in the same order."
         ),
     )

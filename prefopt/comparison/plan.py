@@ -73,8 +73,8 @@ def settings_of(name: str, method: MethodSection) -> list[Setting]:
 def runs_of(comparison: ComparisonSection) -> dict[str, list[Run]]:
     """Method -> every setting of it with the first seed.
 
-    All runs read the same data in the same order: that of the base, or of the first method's
-    recipe. What differs from the recipe is the folder, the seed and the seed of the order.
+    What differs from the recipe is the folder, the seed, and the order of the data, which is that
+    of the seed: the same for all methods.
 
     Raises:
         UserError: for the first recipe that is wrong, or if start models differ or two settings
@@ -91,9 +91,8 @@ def runs_of(comparison: ComparisonSection) -> dict[str, list[Run]]:
     _check_names(every)
     recipes = [run.recipe for run in every]
     _check_start(recipes)
-    order = _order_seed(recipes[0])
     return {
-        name: [_with(run, comparison, comparison.seeds[0], order) for run in runs]
+        name: [with_seed(run, comparison, comparison.seeds[0]) for run in runs]
         for name, runs in found.items()
     }
 
@@ -126,8 +125,17 @@ def _check_start(recipes: Sequence[Recipe]) -> None:
 
 
 def with_seed(run: Run, comparison: ComparisonSection, seed: int) -> Run:
-    """The same setting with another seed and the same order of the data."""
-    return _with(run, comparison, seed, _order_seed(run.recipe))
+    """The same setting with another seed, which also gives the order of the data.
+
+    Full weights without dropout differ by nothing else from seed to seed.
+    """
+    moved = replace(run, seed=seed)
+    own = {**run.recipe.training.model_dump(), "seed": seed, "data_seed": seed}
+    if own.get("report_to", "none") not in ("none", ["none"]):
+        own["run_name"] = moved.name
+    own["output_dir"] = comparison.output_dir / "runs" / moved.name
+    training = type(run.recipe.training).model_validate(own)
+    return replace(moved, recipe=run.recipe.model_copy(update={"training": training}))
 
 
 def notes_on(runs: Mapping[str, list[Run]]) -> list[str]:
@@ -194,19 +202,3 @@ def _needs_reference(section: Mapping[str, Any]) -> bool:
     from prefopt.objectives import build
 
     return build(section).needs_reference
-
-
-def _with(run: Run, comparison: ComparisonSection, seed: int, order: int) -> Run:
-    moved = replace(run, seed=seed)
-    own = {**run.recipe.training.model_dump(), "seed": seed, "data_seed": order}
-    if own.get("report_to", "none") not in ("none", ["none"]):
-        own["run_name"] = moved.name
-    own["output_dir"] = comparison.output_dir / "runs" / moved.name
-    training = type(run.recipe.training).model_validate(own)
-    return replace(moved, recipe=run.recipe.model_copy(update={"training": training}))
-
-
-def _order_seed(recipe: Recipe) -> int:
-    arguments = recipe.training.arguments
-    given = arguments.get("data_seed")
-    return int(arguments.get("seed", 42) if given is None else given)

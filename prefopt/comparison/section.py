@@ -85,8 +85,8 @@ class ComparisonSection(Section):
     methods: dict[Name, MethodSection] = Field(min_length=1)
     """Name -> what is compared."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Every method is trained once with each of these, which differ in all but the data and their
-    order. Conclusions about methods need three or more."""
+    """Every method is trained once with each of these, which also gives the order of the data, the
+    same for all methods. Conclusions about methods need three or more."""
     prompts: PromptsSection
     """What policies answer after training."""
     generation: GenerationSection = GenerationSection()

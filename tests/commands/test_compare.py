@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from prefopt.commands import compare
+from prefopt.commands import compare, compare_steps
 from prefopt.commands.compare_steps import Comparison
-from prefopt.comparison.plan import runs_of
+from prefopt.comparison.plan import runs_of, with_seed
 from prefopt.comparison.section import load_comparison
 from prefopt.demo.model import save_start
 from prefopt.demo.task import generate, held_out_prompts, write_data, write_jsonl
@@ -166,6 +166,23 @@ def test_a_folder_is_no_comparison(tmp_path):
         run(tmp_path)
 
 
+def test_seeds_that_came_to_one_policy_are_said(tmp_path, monkeypatch):
+    section = load_comparison(write_task(tmp_path))
+    runs = [settings[0] for settings in runs_of(section).values()]
+    runs += [with_seed(run, section, 1) for run in runs]
+    monkeypatch.setattr(compare_steps, "policy_of", lambda run: (run, None))
+    # Of dpo both seeds are alike, of simpo none.
+    monkeypatch.setattr(
+        compare_steps,
+        "digest_of",
+        lambda run, _: run.setting.method if run.setting.method == "dpo" else run.name,
+    )
+
+    [note] = compare_steps._notes_on_seeds(runs)
+
+    assert note.startswith("Seeds of dpo came to the same policy")
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole comparison, killed once while it trains and once while it answers and judges."""
@@ -284,13 +301,21 @@ def test_the_reference_was_computed_once_and_the_report_says_so(compared):
 
 
 @pytest.mark.slow
-def test_all_runs_read_the_data_in_one_order(compared):
+def test_all_runs_of_a_seed_read_the_data_in_one_order_and_seeds_differ(compared):
     recipes = [
         yaml.safe_load(path.read_text(encoding="utf-8"))
         for path in (compared / "out/runs").glob("*/recipe.yaml")
     ]
 
-    assert len({recipe["training"]["data_seed"] for recipe in recipes}) == 1
+    assert {(each["training"]["seed"], each["training"]["data_seed"]) for each in recipes} == {
+        (0, 0),
+        (1, 1),
+    }
+    kls = {
+        (each["method"], each["seed"]): each["kl"]["value"]
+        for each in report_of(compared)["frontier"]
+    }
+    assert kls["simpo", 0] != kls["simpo", 1]
     assert {recipe["training"]["seed"] for recipe in recipes} == {0, 1}
 
 

@@ -53,7 +53,7 @@ def test_a_methods_objective_replaces_that_of_the_base(folder):
     assert run.folder == folder / "out" / "runs" / "simpo-seed0"
 
 
-def test_seeds_differ_and_the_order_of_the_data_does_not(folder):
+def test_a_seed_has_one_order_of_the_data_for_all_methods(folder):
     section = comparison(folder, {"dpo": {}, "ipo": {"sections": {"objective": {"name": "ipo"}}}})
     section = section.model_copy(update={"seeds": (3, 4)})
 
@@ -62,7 +62,7 @@ def test_seeds_differ_and_the_order_of_the_data_does_not(folder):
 
     arguments = [run.recipe.training.arguments for run in runs]
     assert [each["seed"] for each in arguments] == [3, 3, 4, 4]
-    assert len({each["data_seed"] for each in arguments}) == 1
+    assert [each["data_seed"] for each in arguments] == [3, 3, 4, 4]
     assert len({run.folder for run in runs}) == 4
 
 

@@ -156,6 +156,7 @@ def test_drifts_go_on_from_where_the_run_began(folder):
     assert expected["diagnostics/drift/rejected"] < 0
 
 
+@pytest.mark.slow
 def test_a_run_that_began_without_them_has_no_drift(folder, capsys):
     training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     run(folder, "without", training=training)

@@ -90,6 +90,7 @@ class _StopsAt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_inside_an_epoch_goes_on_as_if_it_were_not(folder):
     step = 4
     training = {

@@ -132,6 +132,7 @@ def test_a_run_that_leaves_a_step_out_is_one_whose_data_lacks_it(folder, capsys)
     assert (folder / "left_out" / "non_finite-step-3.json").exists()
 
 
+@pytest.mark.slow
 def test_steps_that_were_left_out_still_count_after_resuming(folder):
     write_steps(folder, bad_steps=[2, 5])
     saves = {"save_strategy": "steps", "save_steps": 3}

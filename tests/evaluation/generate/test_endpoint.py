@@ -135,7 +135,7 @@ def test_after_a_failure_only_what_is_missing_is_asked(tmp_path):
     assert len(found) == 40
 
 
-def test_after_ctrl_c_what_is_in_flight_is_kept(tmp_path):
+def test_after_ctrl_c_what_is_in_flight_is_kept(tmp_path, hears_ctrl_c):
     path = tmp_path / "a.jsonl"
 
     def answer(body, number):

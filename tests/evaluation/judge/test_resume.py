@@ -62,7 +62,7 @@ class Interrupting:
         pass
 
 
-def test_ctrl_c_keeps_what_was_paid_for(tmp_path):
+def test_ctrl_c_keeps_what_was_paid_for(tmp_path, hears_ctrl_c):
     judge = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         run_judge(judge, many(50), [], tmp_path / "j.jsonl")
