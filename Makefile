@@ -26,8 +26,9 @@ test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, a
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static
 
-docs: $(INSTALLED)  ## Write the generated page of objectives and the schema of recipes anew.
+docs: $(INSTALLED)  ## Write the generated pages of objectives and recipes, and their schema, anew.
 	$(BIN)/python scripts/make_objectives_page.py
+	$(BIN)/python scripts/make_recipe_index.py
 	$(BIN)/prefopt schema --output recipes/recipe.schema.json
 
 format: $(INSTALLED)  ## Format the code and repair what lint can repair.

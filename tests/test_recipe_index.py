@@ -1,0 +1,61 @@
+"""docs/recipes.md is what the recipes' files say."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = ROOT / "scripts" / "make_recipe_index.py"
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def written(script: ModuleType) -> str:
+    return script.PAGE.read_text(encoding="utf-8")
+
+
+def row(page: str, name: str) -> list[str]:
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| [{name}]("))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_is_current(script: ModuleType, written: str):
+    # `make docs` writes it anew.
+    assert written == script.page()
+
+
+def test_the_page_links_every_recipe_once(script: ModuleType, written: str):
+    folders = {path.parent.name for path in script.BOOK.glob("*/*.yaml")} - {"accelerate"}
+
+    assert {path.parent.name for path in script.paths()} == folders
+    for path in script.paths():
+        assert written.count(f"(../recipes/{path.relative_to(script.BOOK)})") == 1
+
+
+def test_rows_say_how_a_recipe_trains(written: str):
+    assert row(written, "dpo/llama-3.1-8b-instruct_qlora") == [
+        "[dpo/llama-3.1-8b-instruct_qlora](../recipes/dpo/llama-3.1-8b-instruct_qlora.yaml)",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "[`dpo`](objectives.md#dpo)",
+        "trl-lib/ultrafeedback_binarized",
+        "QLoRA, rank 128",
+        "32",
+        "5e-6",
+        "1 epoch",
+    ]
+    assert row(written, "npo/llama-3.2-1b-tofu_full")[3:] == [
+        "locuslab/TOFU forget10<br>locuslab/TOFU retain90",
+        "full",
+        "32",
+        "1e-5",
+        "125 steps",
+    ]
