@@ -203,7 +203,7 @@ def test_replies_that_arrive_out_of_order_go_with_their_questions(tmp_path):
 
 
 def test_no_more_than_the_wanted_number_is_in_flight(tmp_path):
-    with chat_judge(always(Said(GOOD.body, seconds=0.01)), num_in_flight=3) as (judge, server):
+    with chat_judge(always(Said(GOOD.body, seconds=0.2)), num_in_flight=3) as (judge, server):
         run(judge, many(10), tmp_path / "j.jsonl")
 
         assert server.most_at_once == 3
