@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefopt.errors import UserError
+from prefopt.evaluation.extras import missing_package
 from prefopt.train.failures import SECONDS_FOR_FIRST, leave, leaves_first, rank
 from prefopt.train.signals import Stopped, StopReason
 
@@ -31,6 +32,12 @@ class Prefopt(TyperGroup):
         except UserError as error:
             _say_error(str(error))
             leave(_USER_ERROR_EXIT_CODE)
+            raise typer.Exit(_USER_ERROR_EXIT_CODE) from error
+        except ModuleNotFoundError as error:
+            problem = missing_package(error)
+            if problem is None:
+                raise
+            _say_error(str(problem))
             raise typer.Exit(_USER_ERROR_EXIT_CODE) from error
         except KeyboardInterrupt as interrupt:
             if rank() == 0:

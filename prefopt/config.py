@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import SerializeAsAny, field_validator, model_validator
 
 from prefopt.data.section import DataSection
@@ -14,6 +13,7 @@ from prefopt.objectives import Objective, build
 from prefopt.section import Section
 from prefopt.train.diagnostics_section import DiagnosticsSection
 from prefopt.train.section import TrainingSection
+from prefopt.yaml_text import put_overrides, read_mapping
 
 
 class Recipe(Section):
@@ -120,16 +120,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: for the first thing that is wrong, with its key or place in the file.
     """
-    try:
-        values = _parse(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe. Give the path of a YAML file.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder. Give the path of a YAML file.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping with model, data, objective, training.")
+    keys = "model, data, objective, training"
+    values = read_mapping(path, what="recipe", keys=keys)
     return recipe_of(values, overrides)
 
 
@@ -139,63 +131,5 @@ def recipe_of(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: for the first thing that is wrong, with its key.
     """
-    for override in overrides:
-        _put(values, override)
+    put_overrides(values, overrides)
     return check_section(Recipe, values, "")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key which stands twice in one mapping: only one could take effect."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, if its keys differ."""
-        seen = set[str]()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"'{key.value}' stands twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise UserError(f"{place}: not YAML: {error.problem}. Mend the line.") from None
-    except yaml.YAMLError as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"{name}: not YAML: {line}. Remove what is not text.") from None
-
-
-def _put(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{override}' is no override. Write key.sub=value.")
-    *parents, last = key.split(".")
-    place: Any = values
-    for parent in parents:
-        place = (
-            place[_index(place, parent, key)] if isinstance(place, list) else _child(place, parent)
-        )
-        if not isinstance(place, dict | list):
-            raise UserError(f"{key}: '{parent}' has no keys below it. Check the path.")
-    value = _parse(text, override)
-    if isinstance(place, list):
-        place[_index(place, last, key)] = value
-    else:
-        place[last] = value
-
-
-def _child(place: dict[str, Any], name: str) -> Any:
-    if place.get(name) is None:
-        place[name] = {}
-    return place[name]
-
-
-def _index(place: list[Any], text: str, key: str) -> int:
-    if not text.isdigit() or int(text) >= len(place):
-        raise UserError(f"{key}: '{text}' is no index of a list of {len(place)}.")
-    return int(text)

@@ -8,6 +8,7 @@ import yaml
 from prefopt.config import Recipe, load_recipe
 from prefopt.errors import UserError
 from prefopt.train.section import REFUSED
+from prefopt.yaml_text import put_overrides
 
 MINIMAL = {
     "model": {"path": "some/model"},
@@ -369,3 +370,13 @@ def test_the_recipe_has_a_json_schema():
     assert set(schema["required"]) == set(MINIMAL)
     # Field docstrings become descriptions.
     assert schema["properties"]["adapter"]["description"].startswith("A LoRA adapter to train")
+
+
+def test_overrides_are_yaml_below_their_keys():
+    values: dict[str, object] = {}
+
+    put_overrides(values, ["a.b=1", "a.c=[x, y]", "d=null", "e=1=2"])
+
+    assert values == {"a": {"b": 1, "c": ["x", "y"]}, "d": None, "e": "1=2"}
+    with pytest.raises(UserError, match=r"a\.b: 'a' has no keys below it"):
+        put_overrides({}, ["a=1", "a.b=2"])

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
-from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.compare_demo import demo_comparison
 from prefopt.commands.compare_steps import Comparison
+from prefopt.commands.hush import hush
+from prefopt.commands.judge import load_section
 from prefopt.comparison.plan import Run, runs_of
 from prefopt.comparison.section import ComparisonSection, load_comparison
 from prefopt.errors import UserError, check_section
+from prefopt.yaml_text import read_mapping
 
 
 def run(
@@ -43,9 +44,7 @@ def run(
         section = demo_comparison(output or Path("runs/compare"))
     else:
         section = _section(files, output, with_recipes)
-    if not sys.stderr.isatty():
-        # In a log file every step of a bar is a line.
-        transformers_logging.disable_progress_bar()
+    hush()
     runs = runs_of(section)
     comparison = Comparison(section, runs, _command())
     if not is_dry:
@@ -81,26 +80,14 @@ def _section(
         "output_dir": output,
         "methods": {name: {"recipe": file} for name, file in zip(names, files, strict=True)},
         "prompts": {"test": with_recipes["--prompts"]},
-        "judges": {judge.stem: _mapping(judge)},
+        "judges": {judge.stem: load_section(judge)},
         "seeds": _numbers(with_recipes["--seeds"] or "0"),
     }
     return check_section(ComparisonSection, values, "")
 
 
 def _is_comparison(file: Path) -> bool:
-    return "methods" in _mapping(file)
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}. Give the path of a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: should be a mapping of keys and values.")
-    return values
+    return "methods" in read_mapping(file, what="comparison or recipe", keys="sections")
 
 
 def _numbers(text: str) -> list[int]:

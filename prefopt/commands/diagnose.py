@@ -12,20 +12,19 @@ import torch
 import typer
 from accelerate import Accelerator
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from prefopt import __version__
 from prefopt.commands.diagnose_subject import Subject, groups_of, subject_of
+from prefopt.commands.hush import hush
 from prefopt.commands.parts import groups_per_step, steps_of
-from prefopt.data.collate import collate
 from prefopt.data.plan import StepPlan
 from prefopt.data.store import TokenStore
 from prefopt.diagnostics.ranking import kl_of_samples
 from prefopt.diagnostics.report import write_report
 from prefopt.errors import UserError
+from prefopt.evaluation.kl import sample_and_score
 from prefopt.models.head import layout_of
-from prefopt.models.layout import token_logps
 from prefopt.models.load import check_model_sections
 from prefopt.models.reference import FrozenCopy
 from prefopt.models.tokenizer import load_tokenizer
@@ -33,7 +32,6 @@ from prefopt.train.checkpoint import METRICS_FILE
 from prefopt.train.diagnosis import Diagnosis
 from prefopt.train.durable import clear_staging, failed_writes_are_one_line, write_whole
 from prefopt.train.steps import StepDataset
-from prefopt.types import TokenizedRecord
 
 NUMBERS_FILE = "report.json"
 _MOST_NEW_TOKENS = 256
@@ -58,8 +56,7 @@ def run(
     Raises:
         UserError: for a mistake that the user can mend.
     """
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    hush()
     subject = subject_of(target, overrides, data=data, objective=objective, reference=reference)
     if num_samples and subject.reference is None:
         raise UserError("--samples needs a reference to compare with. Add --reference MODEL.")
@@ -102,7 +99,7 @@ def run(
     if num_samples:
         assert copy is not None
         mean, error = _kl(
-            policy, copy, steps, num_samples, subject.recipe.data.max_length, tokenizer
+            policy, copy, steps, num_samples, subject.recipe.data.max_length, tokenizer, seed
         )
         diagnosis["ranking"]["kl"] = {"value": mean, "num": num_samples, "error": error}
     else:
@@ -219,48 +216,27 @@ def _kl(
     num_samples: int,
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
+    seed: int,
 ) -> tuple[float, float]:
     """KL(policy || reference) on answers of the policy itself, in nats, and its standard error."""
-    logps: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
     numbers = steps.plan.groups(0, 0)
-    policy.eval()
-    # Any: transformers types `generate` for a protocol of its own that no model satisfies.
-    generating: Any = policy
-    ends = _ends(policy, tokenizer)
+    start: Any = reference.model
+    rows = []
     for i in range(num_samples):
-        prompt = steps.store[int(numbers[i % len(numbers)])].prompt_ids.to(policy.device)
-        configuration = GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
+        prompt = steps.store[int(numbers[i % len(numbers)])].prompt_ids.tolist()
+        rows += sample_and_score(
+            policy,
+            start,
+            tokenizer,
+            [(str(i), prompt)],
+            num_samples=1,
             max_new_tokens=max(1, min(_MOST_NEW_TOKENS, max_length - len(prompt))),
-            eos_token_id=ends,
-            pad_token_id=ends[0],
+            seed=seed,
         )
-        with torch.no_grad():
-            row = generating.generate(
-                input_ids=prompt[None],
-                attention_mask=torch.ones_like(prompt)[None],
-                generation_config=configuration,
-            )[0]
-            record = TokenizedRecord(
-                id=str(i),
-                prompt_ids=prompt,
-                response_ids=(row[len(prompt) :],),
-                scores=(0.0,),
-            )
-            batch = collate([record]).to(policy.device)
-            logps[0].append(token_logps(policy, batch).sum())
-            logps[1].append(reference.token_logps(batch, policy).sum())
-    return kl_of_samples(torch.stack(logps[0]), torch.stack(logps[1]))
-
-
-def _ends(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: what it was trained to end with, and what the model says."""
-    own = policy.generation_config.eos_token_id
-    also = own if isinstance(own, list) else [own]
-    return [each for each in dict.fromkeys([tokenizer.eos_token_id, *also]) if each is not None]
+    return kl_of_samples(
+        torch.tensor([row.policy_logp for row in rows]),
+        torch.tensor([row.reference_logp for row in rows]),
+    )
 
 
 def _write(diagnosis: dict[str, Any], folder: Path) -> None:

@@ -13,9 +13,9 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.diagnose_subject import Subject, subject_of
+from prefopt.commands.hush import hush
 from prefopt.errors import UserError
 from prefopt.evaluation.continuations import check_room, prompt_ids
 from prefopt.evaluation.files import write_json
@@ -108,12 +108,6 @@ def run_kl(
         },
     )
     typer.echo(f"numbers in {file}")
-
-
-def hush() -> None:
-    """No progress bars of transformers' own where nobody watches."""
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
 
 
 def loaded_subject(target: str, overrides: Sequence[str], reference: str | None) -> Subject:

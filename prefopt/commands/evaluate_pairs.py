@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 import typer
+from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.commands.diagnose_subject import Subject
 from prefopt.commands.evaluate import (
-    hush,
     load_on_device,
     loaded_subject,
     print_numbers,
     reference_name,
-    tell,
     versions,
 )
+from prefopt.commands.hush import hush
 from prefopt.commands.parts import steps_of
 from prefopt.data.plan import StepPlan
 from prefopt.data.prepare import open_sources, prepare_data
@@ -31,12 +31,10 @@ from prefopt.evaluation.files import write_json
 from prefopt.evaluation.held_out import pair_numbers
 from prefopt.evaluation.numbers import Estimate
 from prefopt.models.head import layout_of
-from prefopt.models.layout import token_logps
 from prefopt.models.reference import FrozenCopy
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.objectives import Objective
-from prefopt.train.scoring import inputs_of, score
-from prefopt.train.share import facts_of
+from prefopt.train.fixed_groups import FixedGroups
 from prefopt.train.steps import StepDataset
 
 PAIRS_FILE = "pairs.json"
@@ -217,37 +215,10 @@ def _held_out(
     policy: Any, reference: FrozenCopy | None, objective: Objective | None, steps: StepDataset
 ) -> HeldOut:
     """What models say of all groups, one at a time; drifts are against the reference."""
-    numbers = steps.plan.groups(0, 0)
-    facts = facts_of(steps.store, numbers)
-    shape = facts.where.shape
-    columns = [torch.zeros(shape, dtype=torch.float64) for _ in range(3)]
-    for row, number in enumerate(numbers.tolist()):
-        batch = steps.group(number).to(policy.device)
-        with torch.no_grad():
-            if objective is None:
-                logps = [token_logps(policy, batch)]
-                logps += [] if reference is None else [reference.token_logps(batch, policy)]
-                found = [batch.sum_over_tokens(each) for each in logps]
-            else:
-                assert reference is not None, "a run without a reference"
-                scored = score(objective, policy, reference, batch)
-                inputs = inputs_of(objective, batch, scored, None)
-                assert inputs.reference_logps is not None
-                rewards = objective(inputs).rewards
-                found = [inputs.policy_logps, inputs.reference_logps, rewards]
-        for column, values in zip(columns, found, strict=False):
-            column[row, : values.shape[1]] = values[0].double().cpu()
-        tell("groups", row + 1, len(numbers))
-    of_reference = None if reference is None else columns[1]
-    return HeldOut(
-        policy_logps=columns[0],
-        start_logps=of_reference,
-        reference_logps=of_reference,
-        num_tokens=facts.num_tokens,
-        scores=facts.scores,
-        where=facts.where,
-        rewards=None if objective is None else columns[2],
+    found = FixedGroups(steps, len(steps.store)).score(
+        objective, policy, reference, Accelerator(cpu=policy.device.type == "cpu"), None
     )
+    return replace(found, start_logps=found.reference_logps)
 
 
 def _numbers(

@@ -13,17 +13,19 @@ from rich.table import Table
 from prefopt.commands.diagnose_subject import Subject
 from prefopt.commands.evaluate import (
     folder_for,
-    hush,
     load_on_device,
     loaded_subject,
     tell,
     versions,
 )
+from prefopt.commands.hush import hush
 from prefopt.data.section import default_cache_folder
 from prefopt.errors import UserError
-from prefopt.evaluation.extras import need
+from prefopt.evaluation.unlearning import results
 from prefopt.evaluation.unlearning.data import SPLITS, Tofu, read_tofu
 from prefopt.evaluation.unlearning.prompts import template_of
+from prefopt.evaluation.unlearning.retain import read_retain_ratios
+from prefopt.evaluation.unlearning.suite import Settings, TofuModel
 from prefopt.models.tokenizer import load_tokenizer
 from prefopt.models.weights import weights_digest
 
@@ -73,12 +75,10 @@ def run(
     if retain_model is not None and retain_results is not None:
         raise UserError("--retain-model and --retain-results say the same. Give one of them.")
     data = read_tofu(folder, forget, max_items)
-    results = need("prefopt.evaluation.unlearning.results", "unlearn")
-    retain = need("prefopt.evaluation.unlearning.retain", "unlearn")
     where = folder_for(target, output)
     ratios = None
     if retain_results is not None:
-        ratios = retain.read_retain_ratios(retain_results, data)
+        ratios = read_retain_ratios(retain_results, data)
     settings = {
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
@@ -112,12 +112,11 @@ def _measured(
     is_whole: bool,
 ) -> tuple[Any, dict[str, Any]]:
     """What a model says of all sets, or of the forget set's given answers; and how it was asked."""
-    suite = need("prefopt.evaluation.unlearning.suite", "unlearn")
     subject = loaded_subject(target, overrides, None)
     tokenizer = load_tokenizer(subject.model)
-    asked = suite.Settings(template=template_of(template, tokenizer), **settings)
+    asked = Settings(template=template_of(template, tokenizer), **settings)
     identity = _identity(subject)
-    model = suite.TofuModel(load_on_device(subject, target), tokenizer, asked, identity)
+    model = TofuModel(load_on_device(subject, target), tokenizer, asked, identity)
     typer.echo(f"asking {target}")
     found = model.measure(
         data,

@@ -1,17 +1,14 @@
 """`prefopt generate`: a system's answers to a file of prompts."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
-from transformers.utils import logging as transformers_logging
 
+from prefopt.commands.hush import hush
 from prefopt.errors import UserError, check_section
-from prefopt.evaluation.extras import need
 from prefopt.evaluation.generate.base import Backend
 from prefopt.evaluation.generate.endpoint_section import EndpointSection
 from prefopt.evaluation.generate.load import load_backend
@@ -19,6 +16,7 @@ from prefopt.evaluation.generate.run import Outcome, generate, outcome_of
 from prefopt.evaluation.generate.section import GenerationSection
 from prefopt.evaluation.suites import read_suite
 from prefopt.evaluation.types import Prompt
+from prefopt.yaml_text import put_overrides
 
 FOLDER = Path("generations")
 
@@ -37,11 +35,11 @@ def run(
     Raises:
         UserError: for a mistake that the user can mend.
     """
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    hush()
     system = name or default_name(model)
     path = output or FOLDER / f"{system}.jsonl"
-    values = values_of(overrides)
+    values: dict[str, Any] = {}
+    put_overrides(values, overrides)
     weights = values.pop("model", None)
     where = values.pop("endpoint", None)
     section = check_section(GenerationSection, values, "")
@@ -77,30 +75,6 @@ def default_name(model: str) -> str:
     )
 
 
-def values_of(overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain values of `key.sub=value` words.
-
-    Raises:
-        UserError: if one is no such word, or holds no YAML.
-    """
-    values: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise UserError(f"'{override}' is no override. Write key=value.")
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise UserError(f"{key}: '{parent}' has no keys below it. Check the path.")
-        try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: {text!r} is not YAML. Put quotes around it.") from None
-    return values
-
-
 def _backend(
     model: str,
     section: GenerationSection,
@@ -118,9 +92,10 @@ def _backend(
     if weights:
         raise UserError(f"model.{min(weights)} has no effect on an endpoint. Remove it.")
     there = check_section(EndpointSection, {**(where or {}), "url": endpoint}, "endpoint")
-    module = need("prefopt.evaluation.generate.endpoint", "judge")
-    backend: Backend = module.EndpointBackend(model, there, section)
-    return backend
+    # The package that it needs is an extra's.
+    from prefopt.evaluation.generate.endpoint import EndpointBackend
+
+    return EndpointBackend(model, there, section)
 
 
 def _line(outcome: Outcome, path: Path) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 
 from prefopt.errors import UserError, did_you_mean
 from prefopt.evaluation.generate.answers import check_same_prompts, read_answers
@@ -22,6 +21,7 @@ from prefopt.evaluation.judge.runner import run_judge
 from prefopt.evaluation.judge.section import AnyJudgeSection, read_section
 from prefopt.evaluation.suites import read_prompts
 from prefopt.evaluation.types import Judgment, Prompt
+from prefopt.yaml_text import read_mapping
 
 _UNFIT = 1
 _PAIRS = ("baseline", "all")
@@ -92,15 +92,7 @@ def load_section(path: Path) -> AnyJudgeSection:
     Raises:
         UserError: if the file is absent or no such section.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Give a YAML file with a judge.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: no keys. Write backend: and the keys of that backend.")
-    return read_section(values)
+    return read_section(read_mapping(path, what="judge", keys="backend and its keys"))
 
 
 def read_systems(paths: Sequence[Path], suite: Mapping[str, Prompt]) -> dict[str, Answers]:

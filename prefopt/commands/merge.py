@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import typer
 import yaml
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
+from prefopt.commands.hush import hush
 from prefopt.errors import UserError
 from prefopt.models.section import ModelSection
 from prefopt.models.tokenizer import first_line
@@ -33,9 +32,7 @@ def run(run_folder: Path, output: Path, trust_remote_code: bool = False) -> None
         UserError: if there is no adapter, its base model is gone or another one, the recipe beside
             it is broken, or the output exists or cannot be written; then nothing is left there.
     """
-    if not sys.stderr.isatty():
-        # In a log file every step of a bar is a line.
-        transformers_logging.disable_progress_bar()
+    hush()
     _check_folders(run_folder, output)
     section = _model_section(run_folder)
     try:

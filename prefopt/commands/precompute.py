@@ -1,6 +1,5 @@
 """`prefopt precompute`: the reference log-probs that training would use, without training."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import Trainer
-from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.before import (
     check_same_data,
@@ -21,6 +19,7 @@ from prefopt.commands.before import (
     report_data,
 )
 from prefopt.commands.cache import size_in_words
+from prefopt.commands.hush import hush
 from prefopt.commands.train import leave_together
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.prepare import prepare_data
@@ -107,8 +106,7 @@ def _check(recipe: Recipe, section: ReferenceSection) -> None:
 
 def _accelerator(recipe: Recipe) -> Accelerator:
     """What the trainer would run on, with its precision and sharding."""
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    hush()
     # The trainer makes its output folder at once.
     with tempfile.TemporaryDirectory() as folder:
         nowhere = recipe.training.model_copy(update={"output_dir": Path(folder)})

@@ -9,10 +9,12 @@ from typing import Any
 import typer
 
 from prefopt.errors import UserError, did_you_mean
-from prefopt.evaluation.extras import need
 from prefopt.evaluation.generate.answers import check_same_prompts, read_answers
 from prefopt.evaluation.judge.judgments import read_judgments
 from prefopt.evaluation.numbers import Estimate
+from prefopt.evaluation.protocols.alpaca_eval import alpaca_eval_rows
+from prefopt.evaluation.protocols.mt_bench import mt_bench_pairs, mt_bench_scores
+from prefopt.evaluation.statistics.official_length_control import read_gamed
 from prefopt.evaluation.suites import read_suite
 from prefopt.evaluation.types import Answer, Judgment, Prompt
 
@@ -107,9 +109,8 @@ def _alpaca(
     answers: Mapping[str, Sequence[Answer]],
     official_lc: Path | None,
 ) -> dict[str, tuple[Sequence[Any], list[list[str]]]]:
-    module = need("prefopt.evaluation.protocols.alpaca_eval", "stats")
-    gamed = None if official_lc is None else module.read_gamed(official_lc)
-    rows = module.alpaca_eval_rows(prompts, judgments, baseline, answers, gamed)
+    gamed = None if official_lc is None else read_gamed(official_lc)
+    rows = alpaca_eval_rows(prompts, judgments, baseline, answers, gamed)
     head = [f"against {baseline}", "win rate", "95 %", "SE", "discrete"]
     lines = [[*head, "wins", "draws", "losses", "length", "prompts", "missing"]]
     for row in rows:
@@ -128,6 +129,7 @@ def _alpaca(
     if official_lc is not None:
         lines[0] += ["official LC", "95 %"]
         for line, row in zip(lines[1:], rows, strict=True):
+            assert row.official_lc is not None
             line += [f"{100 * row.official_lc['value']:.2f}", _interval(row.official_lc, 100)]
     return {"alpaca": (rows, lines)}
 
@@ -136,25 +138,24 @@ def _mt_bench(
     prompts: Sequence[Prompt], judgments: Sequence[Judgment], baseline: str | None
 ) -> dict[str, tuple[Sequence[Any], list[list[str]]]]:
     """Scores where there are any, and wins against a baseline if one is named."""
-    module = need("prefopt.evaluation.protocols.mt_bench", "stats")
     tables: dict[str, tuple[Sequence[Any], list[list[str]]]] = {}
     has_scores = any(judgment.kind == "score" for judgment in judgments)
     if not has_scores and baseline is None:
         raise UserError("there are pairs only, no scores. Name a baseline: --baseline NAME.")
     if has_scores:
-        rows = module.mt_bench_scores(prompts, judgments)
+        rows = mt_bench_scores(prompts, judgments)
         cells = [(row.system, row.overall, row.by_turn, row.by_category) for row in rows]
         missing = [sum(row.num_missing.values()) for row in rows]
         tables["scores"] = rows, _by_parts("score", cells, missing, 1)
     if baseline is not None:
-        rows = module.mt_bench_pairs(prompts, judgments, baseline)
-        cells = [(row.system, row.win, row.by_turn, row.by_category) for row in rows]
-        lines = _by_parts(f"against {baseline}", cells, [row.num_missing for row in rows], 100)
+        pairs = mt_bench_pairs(prompts, judgments, baseline)
+        sides = [(row.system, row.win, row.by_turn, row.by_category) for row in pairs]
+        lines = _by_parts(f"against {baseline}", sides, [row.num_missing for row in pairs], 100)
         lines[0] += ["both orders: wins", "ties", "losses", "adjusted"]
-        for line, row in zip(lines[1:], rows, strict=True):
+        for line, row in zip(lines[1:], pairs, strict=True):
             line += [*map(str, (row.num_wins, row.num_ties, row.num_losses))]
             line.append(f"{100 * row.win_rate_adjusted:.2f}")
-        tables["pairs"] = rows, lines
+        tables["pairs"] = pairs, lines
     return tables
 
 

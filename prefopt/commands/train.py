@@ -15,7 +15,6 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.utils import logging as transformers_logging
 
 from prefopt.commands.before import (
     check_apart,
@@ -24,6 +23,7 @@ from prefopt.commands.before import (
     check_vocabulary,
     report_data,
 )
+from prefopt.commands.hush import hush
 from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
 from prefopt.data.prepare import PreparedData, prepare_data
@@ -118,9 +118,7 @@ def train(
         UserError: for a mistake that the user can mend.
     """
     began = time.monotonic()
-    if not sys.stderr.isatty():
-        # In a log file every step of a bar is a line.
-        transformers_logging.disable_progress_bar()
+    hush()
     check_apart(recipe)
     check_model_sections(recipe.model, recipe.adapter, recipe.reference)
     arguments = training_arguments(

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from prefopt.errors import UserError, check_section, did_you_mean
 from prefopt.evaluation.generate.section import GenerationSection
 from prefopt.evaluation.judge.section import AnyJudgeSection, read_section
 from prefopt.section import Section
+from prefopt.yaml_text import read_mapping
 
 START = "start"
 """Name of what all methods start from, untrained by any of them."""
@@ -153,13 +153,5 @@ def load_comparison(path: Path) -> ComparisonSection:
     Raises:
         UserError: for the first thing that is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Give the path of a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML: {line}. Mend the line.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a comparison is a mapping with methods, prompts and judges.")
+    values = read_mapping(path, what="comparison", keys="methods, prompts and judges")
     return check_section(ComparisonSection, values, "")

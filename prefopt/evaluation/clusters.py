@@ -1,21 +1,20 @@
 """Means with intervals over clusters: what belongs to one prompt is drawn together.
 
 The bootstrap is BCa (Efron, Better Bootstrap Confidence Intervals, 1987) with clusters as units. A
-mean is a ratio of sums, so clusters may differ in size, and all numbers share the same draws.
+mean is a ratio of sums, so clusters may differ in size.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
 from prefopt.evaluation.numbers import Estimate
 
 LEVEL = 0.95
-_NORMAL = NormalDist()
-_DRAWS_AT_ONCE = 2**24
+_DRAWS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,16 +51,13 @@ def estimates(
         num_resamples: draws of the bootstrap.
         seed: of the draws.
     """
-    totals = {name: _totals(each, num_clusters) for name, each in numbers.items()}
-    sums = np.stack([each[0] for each in totals.values()], axis=1)
-    sizes = np.stack([each[1] for each in totals.values()], axis=1)
-    drawn = _resampled(sums, sizes, num_resamples, np.random.default_rng(seed))
     found = {}
-    for column, (name, each) in enumerate(numbers.items()):
-        value = float(sums[:, column].sum() / sizes[:, column].sum())
-        there = sizes[:, column] > 0
+    for name, each in numbers.items():
+        sums, sizes = _totals(each, num_clusters)
+        value = float(sums.sum() / sizes.sum())
+        there = sizes > 0
         low, high = _interval(
-            value, sums[there, column], sizes[there, column], drawn[:, column], name in shares
+            sums[there], sizes[there], name in shares, num_resamples, np.random.default_rng(seed)
         )
         if name in shares and low is not None and high is not None:
             # Linear parts of curved numbers can leave the range.
@@ -82,54 +78,40 @@ def _totals(
     )
 
 
-def _resampled(
-    sums: Float[np.ndarray, "C M"],
-    sizes: Float[np.ndarray, "C M"],
-    num_resamples: int,
-    generator: np.random.Generator,
-) -> Float[np.ndarray, "B M"]:
-    """The M means over clusters drawn with replacement; NaN where a draw has none of a number."""
-    num_clusters = len(sums)
-    at_once = max(1, _DRAWS_AT_ONCE // num_clusters)
-    means = []
-    for first in range(0, num_resamples, at_once):
-        num = min(at_once, num_resamples - first)
-        drawn = generator.integers(num_clusters, size=(num, num_clusters))
-        drawn += np.arange(num)[:, None] * num_clusters
-        counts = np.bincount(drawn.ravel(), minlength=num * num_clusters)
-        times = counts.reshape(num, num_clusters).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            means.append((times @ sums) / (times @ sizes))
-    return np.concatenate(means)
-
-
 def _interval(
-    value: float,
     sums: Float[np.ndarray, " c"],
     sizes: Float[np.ndarray, " c"],
-    drawn: Float[np.ndarray, " B"],
     is_share: bool,
+    num_resamples: int,
+    rng: np.random.Generator,
 ) -> tuple[float, float] | tuple[None, None]:
     """BCa, over clusters that have a part in the number."""
-    if len(sums) < 2 or not np.isfinite(value):
+    if len(sums) < 2 or not np.isfinite(sums).all():
         return None, None
     means = sums / sizes
     if np.allclose(means, means[0], rtol=1e-12, atol=0.0):
+        value = float(means[0])
         bound = ((1 - LEVEL) / 2) ** (1 / len(means))
         if is_share and value == 1:
             return bound, 1.0
         return (0.0, 1 - bound) if is_share and value == 0 else (value, value)
-    drawn = drawn[~np.isnan(drawn)]
-    # Half of the ties, or shares of few pairs would be pushed to one side.
-    below = ((drawn < value).sum() + (drawn == value).sum() / 2) / len(drawn)
-    edge = 0.5 / len(drawn)
-    bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
-    away = left_out.mean() - left_out
-    acceleration = (away**3).sum() / (6 * ((away**2).sum()) ** 1.5)
-    levels = []
-    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        z = bias + _NORMAL.inv_cdf(tail)
-        levels.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
-    low, high = np.quantile(drawn, levels)
+    low, high = stats.bootstrap(
+        (sums, sizes),
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=num_resamples,
+        batch=max(1, _DRAWS_AT_ONCE // len(sums)),
+        confidence_level=LEVEL,
+        method="BCa",
+        rng=rng,
+    ).confidence_interval
     return float(low), float(high)
+
+
+def _ratio(
+    sums: Float[np.ndarray, "*rows c"], sizes: Float[np.ndarray, "*rows c"], axis: int = -1
+) -> Float[np.ndarray, "*rows"] | float:
+    """The mean over clusters that were drawn, as often as each was."""
+    ratio: Float[np.ndarray, "*rows"] | float = sums.sum(axis=axis) / sizes.sum(axis=axis)
+    return ratio

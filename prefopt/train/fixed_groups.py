@@ -6,12 +6,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prefopt.diagnostics.ranking import HeldOut
+from prefopt.models.layout import token_logps
 from prefopt.models.reference import Reference
 from prefopt.objectives import Objective
 from prefopt.ops.pairs import preferred_pairs
 from prefopt.train.scoring import inputs_of, score
 from prefopt.train.share import facts_of
 from prefopt.train.steps import StepDataset
+from prefopt.types import GroupBatch
 
 
 class FixedGroups:
@@ -37,7 +39,7 @@ class FixedGroups:
 
     def score(
         self,
-        objective: Objective,
+        objective: Objective | None,
         model: nn.Module,
         reference: Reference | None,
         accelerator: Accelerator,
@@ -46,7 +48,7 @@ class FixedGroups:
         """What models say now, on the host and the same on all ranks.
 
         Args:
-            objective: gives rewards.
+            objective: gives rewards; None where nothing does.
             model: the policy inside whatever wraps it.
             reference: there if the objective needs one.
             accelerator: adds up what ranks have.
@@ -64,9 +66,7 @@ class FixedGroups:
             row = first + rank if is_real else 0
             batch = self._dataset.group(self._numbers[row]).to(device)
             with torch.no_grad():
-                scored = score(objective, model, reference, batch)
-                inputs = inputs_of(objective, batch, scored, None)
-                found = [inputs.policy_logps, inputs.reference_logps, objective(inputs).rewards]
+                found = _numbers_of(objective, model, reference, batch)
             if is_real:
                 for column, values in zip(columns, found, strict=True):
                     if values is not None:
@@ -80,8 +80,20 @@ class FixedGroups:
             num_tokens=self._facts.num_tokens,
             scores=self._facts.scores,
             where=self._facts.where,
-            rewards=rewards,
+            rewards=None if objective is None else rewards,
         )
+
+
+def _numbers_of(
+    objective: Objective | None, model: nn.Module, reference: Reference | None, batch: GroupBatch
+) -> list[Tensor | None]:
+    """Log-probs of policy and reference, and rewards; None for what is not known."""
+    if objective is None:
+        known = None if reference is None else reference.token_logps(batch, model)
+        of_reference = None if known is None else batch.sum_over_tokens(known)
+        return [batch.sum_over_tokens(token_logps(model, batch)), of_reference, None]
+    inputs = inputs_of(objective, batch, score(objective, model, reference, batch), None)
+    return [inputs.policy_logps, inputs.reference_logps, objective(inputs).rewards]
 
 
 def reward_per_nat(held_out: HeldOut) -> float | None:

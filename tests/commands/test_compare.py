@@ -162,7 +162,7 @@ def test_a_demo_has_no_dry_run(tmp_path):
 
 
 def test_a_folder_is_no_comparison(tmp_path):
-    with pytest.raises(UserError, match=r"Is a directory\. Give the path of a YAML file"):
+    with pytest.raises(UserError, match=r"is a folder\. Give the path of a YAML file"):
         run(tmp_path)
 
 

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ from prefopt.evaluation.statistics.official_length_control import (
     official_length_controlled,
     read_gamed,
 )
+from tests.support.shared import SHARED, needs_data
 from tests.support.tiny import write_jsonl
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FUSECHAT = SHARED / "alpaca_eval" / "FuseChat-Llama-3.2-1B-Instruct"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 
 APP = typer.Typer()
 APP.add_typer(formats, name="formats")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +10,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from prefopt.commands.train import train
 from prefopt.config import Recipe
 from tests.data.builders import bpe_tokenizer
+from tests.support.shared import SHARED
 from tests.support.tiny import tiny_config
 
-PREFERENCES = Path(__file__).parents[2].parent / "shared" / "data" / "preferences"
+PREFERENCES = SHARED / "preferences"
 FILES = {
     "hh_harmless_test_400.jsonl": {"name": "dpo"},
     "dpo_en_demo.json": {"name": "ipo"},

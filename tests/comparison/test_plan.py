@@ -174,7 +174,12 @@ def test_a_file_is_read_as_it_is_written(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "No such file"), ("a: [", "not YAML"), ("- a", "a comparison is a mapping")],
+    [
+        (None, "no such comparison"),
+        ("a: [", "not YAML"),
+        ("- a", "a comparison is a mapping"),
+        ("seeds: [0]\nseeds: [1]\n", r"comparison\.yaml:2:1: not YAML: 'seeds' stands twice"),
+    ],
 )
 def test_a_file_that_is_none_is_one_line(tmp_path, text, message):
     file = tmp_path / "comparison.yaml"

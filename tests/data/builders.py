@@ -10,8 +10,6 @@ from transformers import PreTrainedTokenizerFast
 from prefopt.data.prepare import PreparedData, prepare_data
 from prefopt.data.section import DataSection
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"

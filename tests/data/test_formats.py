@@ -11,7 +11,8 @@ from prefopt.data.records import load_records
 from prefopt.data.section import SourceSection
 from prefopt.data.sources import open_source
 from prefopt.errors import UserError
-from tests.data.builders import SHARED, write_lines
+from tests.data.builders import write_lines
+from tests.support.shared import SHARED
 
 USER = {"role": "user", "content": "Hi?"}
 GOOD = {"role": "assistant", "content": "Hello."}

@@ -9,7 +9,6 @@ import pytest
 from prefopt.data.prepare import prepare_data
 from prefopt.errors import UserError
 from tests.data.builders import (
-    SHARED,
     TIGHT,
     bpe_tokenizer,
     char_tokenizer,
@@ -17,6 +16,7 @@ from tests.data.builders import (
     section,
     write_lines,
 )
+from tests.support.shared import SHARED
 
 
 def pair(prompt, chosen="yes", rejected="no"):

@@ -1,6 +1,5 @@
 import json
 from itertools import combinations, permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from tests.support.judged import (
     pair,
     prompts_of,
 )
+from tests.support.shared import SHARED
 
 
 def test_a_against_itself_is_exactly_one_half():
@@ -237,7 +237,6 @@ def test_the_order_of_lines_does_not_matter():
     assert first["win_matrix"] == second["win_matrix"]
 
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FUSECHAT = SHARED / "alpaca_eval" / "FuseChat-Llama-3.2-1B-Instruct" / "annotations_slim.json"
 
 

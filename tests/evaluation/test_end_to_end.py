@@ -14,11 +14,11 @@ import yaml
 
 from prefopt.commands import exports, generate, judge, report
 from tests.support.runs import run as train
+from tests.support.shared import SHARED
 from tests.support.tiny import save_tiny_model, write_pairs
 
 pytestmark = pytest.mark.slow
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 SUITES = {
     "mt_bench": SHARED / "mt_bench" / "question.jsonl",
     "alpaca_eval": SHARED / "alpaca_eval" / "reference_gpt4_1106_preview.json",

@@ -21,9 +21,9 @@ _MOST_CHARACTERS = 200
 class EndpointBackend:
     """A model behind a URL."""
 
-    chat_template = None
+    chat_template: str | None = None
     """The endpoint renders messages itself."""
-    weights = None
+    weights: str | None = None
     """Nor does it say which these are."""
 
     def __init__(self, model: str, endpoint: EndpointSection, section: GenerationSection) -> None:

@@ -1,8 +1,8 @@
 """From a section to the judge that it describes."""
 
+import importlib
 from typing import Any
 
-from prefopt.evaluation.extras import need
 from prefopt.evaluation.judge.base import Judge
 from prefopt.evaluation.judge.section import AnyJudgeSection
 
@@ -23,9 +23,10 @@ def build_judge(section: AnyJudgeSection) -> Judge:
     """The judge, ready to be asked; close it after use.
 
     Raises:
-        UserError: if a package, a model, a file or a key is missing.
+        UserError: if a model, a file or a key is missing.
+        ModuleNotFoundError: if an endpoint is asked and the extra `judge` is not installed.
     """
     module, name = _CLASSES[type(section).__name__]
-    build: Any = getattr(need(f"{_PACKAGE}.{module}", "judge"), name)
+    build: Any = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)
     judge: Judge = build(section)
     return judge

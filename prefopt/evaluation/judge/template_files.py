@@ -12,9 +12,10 @@ from prefopt.errors import UserError
 from prefopt.evaluation.files import read_lines
 from prefopt.evaluation.judge.templates import OwnPrompts, Prompts, digest, level_name
 from prefopt.evaluation.judge.texts import check_turns, first_request
+from prefopt.evaluation.suites.references import NEED_REFERENCE
 from prefopt.evaluation.types import Answer, Kind, Message, PairQuestion, Prompt, Question
 
-CATEGORIES_WITH_REFERENCE = frozenset({"math", "reasoning", "coding", "arena-hard-200"})
+_WITH_REFERENCE = frozenset({*NEED_REFERENCE, "arena-hard-200"})
 _MT_BENCH_NAMES = frozenset(
     f"{form}{turns}"
     for form in ("pair-v2", "pair-math-v1", "single-v1", "single-math-v1")
@@ -99,7 +100,7 @@ class MtBenchPrompts:
 
 def prompt_name(question: Question) -> str:
     """Which of MT-Bench's eight prompts a question goes with."""
-    needs_reference = question.prompt.category in CATEGORIES_WITH_REFERENCE
+    needs_reference = question.prompt.category in _WITH_REFERENCE
     if isinstance(question, PairQuestion):
         form = "pair-math-v1" if needs_reference else "pair-v2"
     else:
@@ -168,7 +169,7 @@ def _mt_bench_places(question: Question) -> dict[str, str]:
         places |= _answer_places(question.second, question.turn, "_b")
     else:
         places |= _answer_places(question.answer, question.turn, "")
-    if prompt.category in CATEGORIES_WITH_REFERENCE:
+    if prompt.category in _WITH_REFERENCE:
         places |= _reference_places(prompt, question.turn)
     return places
 

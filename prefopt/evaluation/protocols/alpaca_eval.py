@@ -13,11 +13,8 @@ from prefopt.evaluation.statistics.intervals import mean_interval
 from prefopt.evaluation.statistics.official_length_control import (
     Gamed,
     official_length_controlled,
-    read_gamed,
 )
 from prefopt.evaluation.types import Answer, Judgment, Prompt
-
-__all__ = ["AlpacaEvalRow", "alpaca_eval_rows", "read_gamed", "title"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,10 +10,10 @@ from prefopt.evaluation.formats.alpaca_eval import (
     write_model_outputs,
 )
 from prefopt.evaluation.types import Answer, Judgment, Prompt, Reply
+from tests.support.shared import SHARED, needs_data
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "alpaca_eval"
-SYSTEM = SHARED / "FuseChat-Llama-3.2-1B-Instruct"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+DATA = SHARED / "alpaca_eval"
+SYSTEM = DATA / "FuseChat-Llama-3.2-1B-Instruct"
 
 PROMPTS = [Prompt(turns=("Grüße?",), dataset="koala"), Prompt(turns=("two",))]
 
@@ -65,7 +64,7 @@ def write(path, rows):
 
 @needs_data
 @pytest.mark.parametrize(
-    "path", [SYSTEM / "model_outputs.json", SHARED / "reference_gpt4_1106_preview.json"]
+    "path", [SYSTEM / "model_outputs.json", DATA / "reference_gpt4_1106_preview.json"]
 )
 def test_real_outputs_come_back_byte_by_byte(tmp_path, path):
     system, prompts, answers = read_model_outputs(path)

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,9 @@ from prefopt.evaluation.formats.mt_bench_judgments import (
 )
 from prefopt.evaluation.suites import read_prompts
 from prefopt.evaluation.types import Answer, Judgment, Prompt, Reply
+from tests.support.shared import SHARED, needs_data
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "mt_bench"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+DATA = SHARED / "mt_bench"
 
 PROMPTS = [
     Prompt(turns=("Grüße?", "And?"), source_id="81", category="writing"),
@@ -55,8 +54,8 @@ def judged(kind, prompt, turn, system, opponent=None, *, probs, levels=(), raw="
 
 @needs_data
 def test_real_answers_come_back_byte_by_byte(tmp_path):
-    path = SHARED / "reference_answer" / "gpt-4.jsonl"
-    prompts = [each for each in read_prompts(SHARED / "question.jsonl") if each.reference]
+    path = DATA / "reference_answer" / "gpt-4.jsonl"
+    prompts = [each for each in read_prompts(DATA / "question.jsonl") if each.reference]
 
     model_id, answers, beside = read_model_answers(path, prompts)
     write_model_answers(tmp_path / "a.jsonl", prompts, answers, model_id, tstamp=0.0, beside=beside)

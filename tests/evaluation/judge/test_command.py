@@ -106,14 +106,14 @@ def test_mistakes_are_one_line(folder):
 
 def test_a_section_that_is_none_is_one_line(folder):
     for text, message in (
-        ("", "no keys"),
+        ("", "a judge is a mapping with backend and its keys"),
         ("a: [", "not YAML"),
         ("backend: rul\n", "Did you mean 'rule'"),
     ):
         (folder / "judge.yaml").write_text(text)
         assert message in mistake("right", "half")
     (folder / "judge.yaml").unlink()
-    assert "Give a YAML file with a judge" in mistake("right", "half")
+    assert "no such judge. Give the path of a YAML file" in mistake("right", "half")
 
 
 def test_doctor_has_nothing_to_ask_of_a_replay(folder):

@@ -7,8 +7,8 @@ import pytest
 from prefopt.evaluation.judge.runner import run_judge
 from prefopt.evaluation.suites import read_prompts
 from prefopt.evaluation.types import PairQuestion, Prompt, ScoreQuestion
-from tests.data.builders import SHARED
 from tests.support.judge_server import answer, chat, chat_judge, judge_of
+from tests.support.shared import SHARED
 
 ALPACA = SHARED / "alpaca_eval"
 SYSTEM = "FuseChat-Llama-3.2-1B-Instruct"

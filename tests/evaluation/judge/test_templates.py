@@ -7,8 +7,8 @@ from prefopt.errors import UserError
 from prefopt.evaluation.judge.template_files import load_prompts, prompt_name
 from prefopt.evaluation.judge.texts import state_of
 from prefopt.evaluation.types import PairQuestion, Prompt, ScoreQuestion
-from tests.data.builders import SHARED
 from tests.support.judge_server import answer, pair, score
+from tests.support.shared import SHARED
 
 LEVELS = tuple(float(n) for n in range(1, 11))
 MT_BENCH = SHARED / "mt_bench" / "judge_prompts.jsonl"

@@ -1,6 +1,5 @@
 import csv
 import math
-from pathlib import Path
 
 import pytest
 
@@ -9,9 +8,9 @@ from prefopt.evaluation.formats.alpaca_eval import read_annotations, read_model_
 from prefopt.evaluation.protocols.alpaca_eval import alpaca_eval_rows
 from prefopt.evaluation.protocols.mt_bench import mt_bench_pairs, mt_bench_scores
 from prefopt.evaluation.types import Judgment, Prompt, Reply
+from tests.support.shared import SHARED, needs_data
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "alpaca_eval"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+DATA = SHARED / "alpaca_eval"
 
 PROMPTS = [
     Prompt(turns=("a", "b"), category="math"),
@@ -50,10 +49,10 @@ def score(prompt, value, turn):
 
 @needs_data
 def test_the_published_win_rate_is_reproduced():
-    folder = SHARED / "FuseChat-Llama-3.2-1B-Instruct"
+    folder = DATA / "FuseChat-Llama-3.2-1B-Instruct"
     system, prompts, answers = read_model_outputs(folder / "model_outputs.json")
     annotations = read_annotations(folder / "annotations_slim.json")
-    with (SHARED / "leaderboard_rows.csv").open(encoding="utf-8") as file:
+    with (DATA / "leaderboard_rows.csv").open(encoding="utf-8") as file:
         [published] = csv.DictReader(file)
 
     [row] = alpaca_eval_rows(prompts, annotations.judgments, "gpt4_1106_preview", {system: answers})

@@ -1,14 +1,11 @@
 import json
-from pathlib import Path
 
 import datasets
 import pytest
 
 from prefopt.errors import UserError
 from prefopt.evaluation.suites import read_prompts, read_suite
-
-SHARED = Path(__file__).parents[3].parent / "shared" / "data"
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+from tests.support.shared import SHARED, needs_data
 
 QUESTION = {"question_id": 81, "category": "writing", "turns": ["One?", "Two?"]}
 

@@ -8,7 +8,7 @@ from prefopt.data.tokenize import Encoder
 from prefopt.errors import UserError
 from prefopt.evaluation.unlearning.data import SPLITS, read_tofu
 from prefopt.evaluation.unlearning.prompts import template_of, tokenised
-from tests.data.builders import SHARED
+from tests.support.shared import SHARED
 from tests.support.tiny import character_tokenizer
 from tests.support.tofu import write_tofu
 
