@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from prefopt.commands.compare_answers import Answering, policy_of, release, with_system
+from prefopt.commands.compare_data import TrainingData
 from prefopt.commands.compare_judges import Jury
 from prefopt.commands.compare_measure import check_kl_prompts
 from prefopt.commands.compare_policies import measured_policies
@@ -62,6 +63,7 @@ class Comparison:
         self._start = next(iter(runs.values()))[0].recipe
         self._kl_prompts = with_system(self._test, section.generation.system)
         self._jury = Jury(section)
+        self._data = TrainingData()
         self._answering = Answering(self._folder / "answers", section.generation, self._start)
 
     def check(self, *, asks: bool) -> None:
@@ -93,6 +95,8 @@ class Comparison:
 
     def _run(self, jobs: Jobs) -> None:
         settings = [run for runs in self._runs.values() for run in runs]
+        more = [with_seed(run, self._section, s) for run in settings for s in self._section.seeds]
+        self._data.check_unchanged([*settings, *more])
         # A prompt that the start cannot read is known before hours of training.
         self._answers("test", self._test, [])
         write_whole(
@@ -223,8 +227,23 @@ class Comparison:
             ),
             sweep=sweep,
             saved=_saved(runs, records),
-            notes=[*self._suite_notes, *notes_on(self._runs), *_notes_on_seeds(own)],
+            notes=[
+                *self._suite_notes,
+                *notes_on(self._runs),
+                *_notes_on_seeds(own),
+                *self._notes_on_prompts(own),
+            ],
         )
+
+    def _notes_on_prompts(self, runs: Sequence[Run]) -> list[str]:
+        """Test prompts that policies may know the answers to."""
+        num = self._data.num_seen(runs, self._test)
+        if not num:
+            return []
+        return [
+            f"{num:,} of {len(self._test):,} test prompts are among the training data, up to case "
+            "and white space."
+        ]
 
 
 def _notes_on_seeds(runs: Sequence[Run]) -> list[str]:

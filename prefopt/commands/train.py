@@ -26,7 +26,7 @@ from prefopt.commands.before import (
 from prefopt.commands.hush import hush
 from prefopt.commands.parts import held_out_steps, identity_of, load_models, training_steps
 from prefopt.config import Recipe, load_recipe
-from prefopt.data.prepare import PreparedData, prepare_data
+from prefopt.data.prepare import prepare_data
 from prefopt.diagnostics.gram import GramMeter
 from prefopt.models.attention import head_size, why_not_varlen
 from prefopt.models.head import layout_of
@@ -134,7 +134,11 @@ def train(
     data = prepare_data(recipe.data, tokenizer)
     check_same_data(data)
     fit = check_needs(recipe.objective, data)
-    folder, resolved, fingerprints = recipe.training.output_dir, recipe.resolved(), _identity(data)
+    folder, resolved, fingerprints = (
+        recipe.training.output_dir,
+        recipe.resolved(),
+        data.fingerprints,
+    )
     checkpoint = on_first_process(
         lambda: find_start(
             folder, resolved, fingerprints, resume=resume, overwrite=overwrite, say=_say
@@ -211,11 +215,6 @@ def _end_of_time(recipe: Recipe, began: float) -> float | None:
     if minutes is None or not PartialState().is_main_process:
         return None
     return began + 60 * minutes
-
-
-def _identity(data: PreparedData) -> dict[str, str]:
-    stores = {"train": data.train, "evaluation": data.evaluation}
-    return {name: store.fingerprint for name, store in stores.items() if store is not None}
 
 
 def _go_on(trainer: PreferenceTrainer, checkpoint: Path) -> None:

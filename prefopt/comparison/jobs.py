@@ -168,6 +168,9 @@ def reference_key(run: Run) -> str:
 
 
 def _last_words(log: Path) -> str:
+    """The end of a log, from the command's own error on if it has one there."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines()]
-    said = " | ".join([line for line in lines if line][-_LAST_LINES:]) or "it said nothing"
+    words = [line for line in lines if line][-_LAST_LINES:]
+    errors = [i for i, line in enumerate(words) if line.startswith("error: ")]
+    said = " | ".join(words[errors[-1] if errors else 0 :]) or "it said nothing"
     return said if said.endswith(".") else f"{said}."

@@ -17,9 +17,9 @@ def digest(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
-def prompt_hash(record: PreferenceRecord) -> int:
-    """64-bit hash of the prompt, blind to case, white space and the text-or-message form."""
-    return number(" ".join(_said(record.prompt).split()).casefold())
+def prompt_hash(prompt: str | list[Message]) -> int:
+    """64-bit hash of a prompt, blind to case, white space and the text-or-message form."""
+    return number(" ".join(_said(prompt).split()).casefold())
 
 
 def content_hash(record: PreferenceRecord) -> int:

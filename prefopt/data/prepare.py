@@ -29,6 +29,12 @@ class PreparedData:
     source_weights: tuple[float, ...]
     """Passes per epoch over each training source, by its number."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a run is told by that was trained on this data."""
+        stores = {"train": self.train, "evaluation": self.evaluation}
+        return {name: store.fingerprint for name, store in stores.items() if store is not None}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedSource:

@@ -180,7 +180,7 @@ def _append(
     values["num_responses"].append(len(responses))
     values["part"].append(stored.part)
     values["row"].append(stored.row)
-    values["prompt_hash"].append(prompt_hash(record))
+    values["prompt_hash"].append(prompt_hash(record.prompt))
     values["content_hash"].append(content_hash(record))
     values["flags"].append(_flags(record, split, responses))
     values["response_length"].extend(len(ids) for ids in responses)

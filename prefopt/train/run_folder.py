@@ -36,7 +36,8 @@ MODEL_FILES = ("config.json", "adapter_config.json")
 """What a finished run holds of the two; it comes last, so all of the model is there with it."""
 
 _VERSIONS_FILE = "versions.json"
-_DATA_FILE = "data.json"
+DATA_FILE = "data.json"
+"""Fingerprints of what the run is trained on."""
 _PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "deepspeed")
 
 MAY_CHANGE = (
@@ -132,7 +133,7 @@ def open_run(
     """
     # The recipe comes last: with it, everything of a run's start is there.
     texts = {
-        _DATA_FILE: json.dumps(data, indent=2) + "\n",
+        DATA_FILE: json.dumps(data, indent=2) + "\n",
         _VERSIONS_FILE: json.dumps(installed_versions(), indent=2) + "\n",
         RECIPE_FILE: yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True),
     }
@@ -162,7 +163,7 @@ def installed_versions() -> dict[str, str]:
 def _check_free(folder: Path, *, overwrite: bool) -> None:
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Whoever was killed while it made the folder has left no run in it yet.
-    if not names or (STAGING in names and names <= {STAGING, _DATA_FILE, _VERSIONS_FILE}):
+    if not names or (STAGING in names and names <= {STAGING, DATA_FILE, _VERSIONS_FILE}):
         return
     if not names >= {RECIPE_FILE, _VERSIONS_FILE}:
         raise UserError(
@@ -189,7 +190,7 @@ def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, 
             f"--resume: the recipe is not the one that {folder} was started with: "
             f"{', '.join(changed)}. Put the old values back, or start a run in a new folder."
         )
-    if json.loads((folder / _DATA_FILE).read_text(encoding="utf-8")) != dict(data):
+    if json.loads((folder / DATA_FILE).read_text(encoding="utf-8")) != dict(data):
         raise UserError(
             f"--resume: the data is not what {folder} was started with: its files or the tokenizer "
             "have changed. Put them back, or start a run in a new folder."

@@ -361,7 +361,9 @@ def test_a_run_that_fails_is_named_with_its_last_words(tmp_path):
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "prefopt", "compare", str(file)]
 
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Libraries talk before the error: this makes one of them do so.
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    failed = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
     assert failed.returncode == 2
     last = failed.stderr.strip().splitlines()[-1]
