@@ -15,6 +15,7 @@ from prefopt import __version__
 from prefopt.cli_cache import cache
 from prefopt.cli_compare import compare
 from prefopt.cli_diagnose import diagnose
+from prefopt.cli_doctor import doctor
 from prefopt.cli_evaluate import evaluate
 from prefopt.cli_exports import formats
 from prefopt.cli_generate import generate
@@ -28,7 +29,6 @@ app = typer.Typer(
     cls=Prefopt,
     help="Train language models on preferences: pairwise and listwise objectives on one core.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -259,6 +259,7 @@ def schema(
     command.run(output)
 
 
+app.command()(doctor)
 app.command()(diagnose)
 app.command()(generate)
 app.add_typer(judge, name="judge")

@@ -51,7 +51,7 @@ class Prefopt(TyperGroup):
 def _spell_out_resume(arguments: Sequence[str]) -> list[str]:
     """The arguments with `auto` after each `--resume` that no path follows."""
     spelled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         spelled.append(argument)
         if argument == "--resume" and not _is_resume_value(following):
             spelled.append("auto")

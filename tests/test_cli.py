@@ -1,5 +1,6 @@
 """The command line: wiring, errors in one line, and `--resume` with and without a value."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -265,3 +266,22 @@ def test_two_processes_print_one_line():
 
     assert result.returncode != 0
     assert result.stderr.count("no objective 'no_such_objective'") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("prefopt tr", "train"), ("prefopt cache ver", "verify")]
+)
+def test_a_shell_completes_commands(words: str, expected: str):
+    env = {
+        **os.environ,
+        "_PREFOPT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    program = "from prefopt.cli import main; main()"
+
+    completed = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+
+    assert completed.stdout.split() == [expected]

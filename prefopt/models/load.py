@@ -45,6 +45,11 @@ def check_model_sections(
             "adapter.dropout has no effect while model.dropout is false. "
             "Set model.dropout: true or adapter.dropout: 0."
         )
+    if model.revision is not None and Path(model.path).is_dir():
+        raise UserError(
+            f"model.revision has no effect on the folder {model.path}. Remove the key, or give "
+            "model.path a hub id."
+        )
     _check_model_folder(
         model.path,
         "model.path",

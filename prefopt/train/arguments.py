@@ -15,6 +15,7 @@ from prefopt.train.checks import (
     LIBRARY_ERRORS,
     as_one_line,
     check_arguments,
+    check_beside,
     check_compiled,
     check_evaluation,
     check_processes,
@@ -65,6 +66,7 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
     given = section.arguments
     check_evaluation(given, has_evaluation=has_evaluation)
     check_processes(given)
+    check_beside(given)
     if section.torch_compile:
         check_compiled(given)
     values = {**_DEFAULTS, **_in_new_words(given), **strategies_of_steps(given)}

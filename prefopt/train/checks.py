@@ -48,6 +48,13 @@ _EVALUATED = (
 )
 _WITHOUT_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")
 _WITHOUT_SCHEDULER_KWARGS = ("constant", "constant_with_warmup")
+_WITH_TARGETS = ("galore", "apollo")
+_SAYS_MORE_OF = {
+    "fsdp_config": ("fsdp",),
+    "gradient_checkpointing_kwargs": ("gradient_checkpointing", "activation_checkpointing"),
+    "activation_checkpointing_kwargs": ("activation_checkpointing", "gradient_checkpointing"),
+}
+_OF_TRACKIO = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 _LONGEST = 400
 
 
@@ -148,6 +155,39 @@ def check_processes(given: Mapping[str, Any]) -> None:
         raise UserError(
             "training.fsdp shards over processes, and there is one only. Start with "
             "`accelerate launch` or `torchrun`, or remove the key."
+        )
+    if given.get("ddp_backend") and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "training.ddp_backend has no effect in a single process. Start with "
+            "`accelerate launch` or `torchrun`, or remove the key."
+        )
+
+
+def check_beside(given: Mapping[str, Any]) -> None:
+    """Refuse keys that say more of another key which is not there.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    for key, others in _SAYS_MORE_OF.items():
+        if given.get(key) and not any(given.get(other) for other in others):
+            raise UserError(
+                f"training.{key} has no effect without training.{others[0]}. Set it, or remove "
+                "the key."
+            )
+    trackers = given.get("report_to") or ()
+    trackers = [trackers] if isinstance(trackers, str) else trackers
+    for key in _OF_TRACKIO:
+        if given.get(key) and not {"trackio", "all"} & set(trackers):
+            raise UserError(
+                f"training.{key} has no effect without training.report_to: trackio. Set it, or "
+                "remove the key."
+            )
+    optimizer = word(given.get("optim", "adamw_torch"))
+    if given.get("optim_target_modules") and not optimizer.startswith(_WITH_TARGETS):
+        raise UserError(
+            f"training.optim_target_modules has no effect on training.optim: {optimizer}. Remove "
+            "the key, or choose an optimiser of low rank, such as galore_adamw."
         )
 
 

@@ -20,7 +20,7 @@ LORA = {"r": 4, "alpha": 8, "target_modules": TARGETS}
 def recipe(folder: Path, output: str = "run", **sections: object) -> Recipe:
     """A recipe for `folder`/model and `folder`/pairs.jsonl, dpo unless the sections differ.
 
-    Keys of a given section come on top of those of the default one; None removes a section.
+    Keys of a given section come on top of those of the default one; None removes a key.
     """
     values: dict[str, dict[str, object] | None] = {
         "model": {"path": str(folder / "model")},
@@ -39,7 +39,10 @@ def recipe(folder: Path, output: str = "run", **sections: object) -> Recipe:
         },
     }
     for name, section in sections.items():
-        values[name] = section if name == "objective" else {**(values.get(name) or {}), **section}
+        if name != "objective":
+            both = {**(values.get(name) or {}), **section}
+            section = {key: value for key, value in both.items() if value is not None}
+        values[name] = section
     return Recipe.model_validate(values)
 
 
