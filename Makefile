@@ -26,9 +26,10 @@ test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, a
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static
 
-docs: $(INSTALLED)  ## Write the generated pages of objectives and recipes, and their schema, anew.
+docs: $(INSTALLED)  ## Write the generated pages of objectives, recipes and keys, and the schema, anew.
 	$(BIN)/python scripts/make_objectives_page.py
 	$(BIN)/python scripts/make_recipe_index.py
+	$(BIN)/python scripts/make_keys_page.py
 	$(BIN)/prefopt schema --output recipes/recipe.schema.json
 
 site: $(INSTALLED)  ## Build the documentation as a site in site/; a broken link fails.
