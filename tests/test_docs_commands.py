@@ -4,6 +4,7 @@ The commands of a page run in their order, in a folder that has what they name (
 and files: tests/support/stand_ins.py). Inline code only describes; tests/test_docs.py checks it.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,8 +23,6 @@ from tests.support.stand_ins import comparison, judge_or_answer, write_user_fold
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-
-pytestmark = pytest.mark.slow
 
 NOT_RUN = {
     "make ": "sets up .venv from the package index; CI starts with it",
@@ -121,28 +120,29 @@ def test_what_runs_with_another_page_is_on_both():
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stand-ins")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    # What runs remember must be relative, so that copies of the folder stand for themselves.
+    with contextlib.chdir(folder):
         write_user_folder(Path())
-    finally:
-        os.chdir(here)
     return folder
 
 
-def whole_files(page: Path) -> dict[str, Any]:
-    """The recipe and the judge that a page shows, else those of quick-start.md, evaluation.md."""
-    shown: dict[str, Any] = {}
-    for each in (page, ROOT / "docs" / "quick-start.md", ROOT / "docs" / "evaluation.md"):
-        for language, body in FENCE.findall(each.read_text(encoding="utf-8")):
+def shown(keys: set[str], *pages: Path) -> dict[str, Any]:
+    """The first YAML block of the pages that has these keys."""
+    for page in pages:
+        for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
             values = yaml.safe_load(body) if language == "yaml" else None
-            if isinstance(values, dict):
-                kind = "recipe" if {"model", "objective"} <= values.keys() else ""
-                kind = "judge" if "backend" in values else kind
-                shown.setdefault(f"{kind}.yaml", values)
+            if isinstance(values, dict) and keys <= values.keys():
+                return values
+    raise AssertionError(f"no page shows {keys}")
+
+
+def files_of(page: Path) -> dict[str, Any]:
+    """The recipe and the judge that a page shows, or those of two other pages."""
+    recipe = shown({"model", "objective"}, page, ROOT / "docs" / "quick-start.md")
     # There is no GPU here, and an engine that finds none wants to be told.
-    shown["recipe.yaml"]["training"]["use_cpu"] = True
-    return {name: shown[name] for name in ("recipe.yaml", "judge.yaml")}
+    recipe["training"]["use_cpu"] = True
+    judge = shown({"backend"}, page, ROOT / "docs" / "evaluation.md")
+    return {"recipe.yaml": recipe, "judge.yaml": judge, "comparison.yaml": comparison()}
 
 
 class User:
@@ -188,6 +188,7 @@ class User:
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=name_of(page)) for page in PAGES if run_on(page)]
 )
@@ -201,7 +202,7 @@ def test_the_commands_of_a_page_run(page: Path, stand_ins: Path, tmp_path: Path)
             if name_of(page) in HAS_TRAINED:
                 shutil.copytree(folder / "runs" / "dpo", folder / "runs" / "first")
             user = User(folder, server.server_port)
-            user.put({**whole_files(page), "comparison.yaml": comparison()})
+            user.put(files_of(page))
             for command in some:
                 user.does(command)
 

@@ -1,7 +1,6 @@
 """What the commands of the docs find in the user's folder: small files under the same names."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,17 @@ from tests.support.tofu import write_tofu
 
 _BETWEEN = "\n---\n"
 _GOOD = {good for _, good, _ in PAIRS}
-# MT-Bench's eight, with nothing around what is judged.
+# What MT-Bench's eight prompts judge, with nothing around it.
+_PAIR, _PAIR_LAST = (f"{{answer_a{turn}}}{_BETWEEN}{{answer_b{turn}}}" for turn in ("", "_2"))
 _TEMPLATES = {
-    "pair-v2": f"{{answer_a}}{_BETWEEN}{{answer_b}}",
-    "pair-v2-multi-turn": f"{{answer_a_2}}{_BETWEEN}{{answer_b_2}}",
+    "pair-v2": _PAIR,
+    "pair-math-v1": _PAIR,
+    "pair-v2-multi-turn": _PAIR_LAST,
+    "pair-math-v1-multi-turn": _PAIR_LAST,
     "single-v1": "{answer}",
+    "single-math-v1": "{answer}",
     "single-v1-multi-turn": "{answer_2}",
+    "single-math-v1-multi-turn": "{answer_2}",
 }
 
 
@@ -90,13 +94,9 @@ def _write_suites(folder: Path) -> None:
 
 def _write_judge(folder: Path) -> None:
     rows = [
-        {"name": name.replace("-v", "-math-v") if with_reference else name}
-        | {"system_prompt": "Judge.", "prompt_template": template}
+        {"name": name, "system_prompt": "Judge.", "prompt_template": template}
         for name, template in _TEMPLATES.items()
-        for with_reference in (False, True)
     ]
-    for row in rows:
-        row["name"] = re.sub(r"^pair-math-v2", "pair-math-v1", row["name"])
     write_jsonl(folder / "judge_prompts.jsonl", rows)
 
 
