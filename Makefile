@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo compare test test-slow test-soak check docs format clean
+.PHONY: help demo compare test test-slow test-soak check docs site format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -26,17 +26,21 @@ test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, a
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static
 
-docs: $(INSTALLED)  ## Write the generated pages of objectives and recipes, and their schema, anew.
+docs: $(INSTALLED)  ## Write the generated pages of objectives, recipes and keys, and the schema, anew.
 	$(BIN)/python scripts/make_objectives_page.py
 	$(BIN)/python scripts/make_recipe_index.py
+	$(BIN)/python scripts/make_keys_page.py
 	$(BIN)/prefopt schema --output recipes/recipe.schema.json
+
+site: $(INSTALLED)  ## Build the documentation as a site in site/; a broken link fails.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)  ## Format the code and repair what lint can repair.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv, caches and build folders; runs/ stays.
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/setup.sh

@@ -13,6 +13,8 @@ readonly workers=${PYTEST_WORKERS:-2}
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 export TRL_EXPERIMENTAL_SILENCE=1 WANDB_MODE=offline WANDB_SILENT=true WANDB_ERROR_REPORTING=false
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MPLBACKEND=Agg
+# The theme of the site advertises its successor at every build.
+export NO_MKDOCS_2_WARNING=1
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-}
 
 step() {
@@ -27,6 +29,7 @@ static() {
     step "$bin/ruff" format --check .
     step "$bin/mypy"
     step "$bin/lint-imports"
+    step "$bin/mkdocs" build --strict --quiet
 }
 
 case $mode in

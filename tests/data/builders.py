@@ -8,7 +8,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.data.prepare import PreparedData, prepare_data
-from prefopt.data.section import DataSection
+from prefopt.data.records import RecordsInfo, load_records
+from prefopt.data.section import DataSection, SourceSection
+from prefopt.data.sources import open_source
+from prefopt.types import PreferenceRecord
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -117,3 +120,24 @@ def prepare(
     path = write_lines(tmp_path / "rows.jsonl", rows)
     wanted = section(tmp_path, {"path": str(path), **(source or {})}, **options)
     return prepare_data(wanted, tokenizer or char_tokenizer())
+
+
+def read(
+    tmp_path: Path, rows: list[dict[str, Any]] | Path, *, invalid: str = "error", **source: Any
+) -> tuple[RecordsInfo, list[PreferenceRecord]]:
+    """The records of rows, or of a file, as one source of a recipe."""
+    path = rows if not isinstance(rows, list) else write_lines(tmp_path / "rows.jsonl", rows)
+    wanted = SourceSection(path=str(path), **source)
+    parts = open_source(wanted, "data.sources[0]")
+    names = tuple(part.name for part in parts)
+    file = load_records(
+        wanted,
+        parts,
+        key="data.sources[0]",
+        invalid=invalid,
+        cache=tmp_path / "cache",
+        part_names=names,
+        on_rows=lambda done: None,
+    )
+    stored = [each for n in range(file.num_batches) for each in file.batch(n)]
+    return file.info, [each.record for each in stored]

@@ -7,34 +7,15 @@ import pytest
 
 from prefopt.data.detect import make_reader
 from prefopt.data.formats import FORMATS
-from prefopt.data.records import load_records
 from prefopt.data.section import SourceSection
 from prefopt.data.sources import open_source
 from prefopt.errors import UserError
-from tests.data.builders import write_lines
+from tests.data.builders import read, write_lines
 from tests.support.shared import SHARED
 
 USER = {"role": "user", "content": "Hi?"}
 GOOD = {"role": "assistant", "content": "Hello."}
 BAD = {"role": "assistant", "content": "No."}
-
-
-def read(tmp_path, rows, *, invalid="error", **source):
-    path = rows if not isinstance(rows, list) else write_lines(tmp_path / "rows.jsonl", rows)
-    wanted = SourceSection(path=str(path), **source)
-    parts = open_source(wanted, "data.sources[0]")
-    names = tuple(part.name for part in parts)
-    file = load_records(
-        wanted,
-        parts,
-        key="data.sources[0]",
-        invalid=invalid,
-        cache=tmp_path / "cache",
-        part_names=names,
-        on_rows=lambda done: None,
-    )
-    stored = [each for n in range(file.num_batches) for each in file.batch(n)]
-    return file.info, [each.record for each in stored]
 
 
 def one(tmp_path, row, **source):
