@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo compare test test-slow test-soak check docs site format clean
+.PHONY: help demo compare test test-slow test-soak package check docs site format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -22,6 +22,9 @@ test-slow: $(INSTALLED)  ## Run the tests that take minutes.
 
 test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, and go on with them.
 	scripts/check.sh soak
+
+package: $(INSTALLED)  ## Build wheel and sdist, install the wheel elsewhere, and use and test it there.
+	scripts/check_package.sh
 
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static

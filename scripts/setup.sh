@@ -25,5 +25,5 @@ fi
 # torch first and alone: what follows then finds it installed and builds against it.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-    -e ".[dev,deepspeed,wandb,tensorboard,quant,judge,stats,unlearn]"
+    -e ".[dev,all]"
 touch .venv/.installed

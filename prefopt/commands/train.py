@@ -261,6 +261,7 @@ def _save(trainer: PreferenceTrainer, recipe: Recipe) -> None:
         objective_name=recipe.objective.name,
         base_model=recipe.model.path,
         datasets=[source.path for source in recipe.data.sources],
+        has_reference=recipe.objective.needs_reference,
         is_adapter=recipe.adapter is not None,
         metrics=_last_metrics(trainer),
         versions=installed_versions(),

@@ -1,4 +1,4 @@
-"""The README.md of a trained model: what it was made from, by which recipe, and how to load it."""
+"""The README.md of a trained model: what it was made from and measured against, and its recipe."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,7 @@ def write_model_card(
     objective_name: str,
     base_model: str,
     datasets: Sequence[str],
+    has_reference: bool,
     is_adapter: bool,
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
@@ -45,6 +46,8 @@ def write_model_card(
         objective_name: as in the registry.
         base_model: folder or hub id of the model that training started from.
         datasets: folders, files or hub ids of the training data.
+        has_reference: True if the objective measures log-probs against a reference; the recipe says
+            which, or it is the policy as training began.
         is_adapter: True if the folder holds a peft adapter and not a whole model.
         metrics: final values by name.
         versions: of Python and of the packages that the result depends on.
@@ -60,9 +63,15 @@ def write_model_card(
     paragraphs = [
         f"---\n{data.to_yaml()}\n---",
         f"# {Path(recipe['training']['output_dir']).absolute().name}",
-        f"{'An adapter for' if is_adapter else 'A model trained from'} {_named(base_model)}, "
-        f"trained with the objective `{objective_name}` on "
-        f"{', '.join(_named(name) for name in datasets)} by prefopt.",
+        f"{'An adapter for' if is_adapter else 'All weights of'} {_named(base_model)}, "
+        f"trained by prefopt.",
+        "\n".join(
+            [
+                f"- Objective: `{objective_name}`",
+                f"- Data: {', '.join(_named(name) for name in datasets)}",
+                f"- Reference: {_reference(recipe) if has_reference else 'none'}",
+            ]
+        ),
         "## Load it",
         _fenced("python", _ADAPTER_CODE if is_adapter else _FULL_MODEL_CODE),
         *_metrics_section(metrics),
@@ -72,6 +81,11 @@ def write_model_card(
         "\n".join(f"- {name} {version}" for name, version in versions.items()),
     ]
     ModelCard("\n\n".join(paragraphs) + "\n").save(folder / "README.md")
+
+
+def _reference(recipe: Mapping[str, Any]) -> str:
+    path = recipe.get("reference", {}).get("path")
+    return _named(path) if path else "the model as it was when training began"
 
 
 def _metrics_section(metrics: Mapping[str, float]) -> list[str]:

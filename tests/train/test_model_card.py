@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from huggingface_hub import ModelCard
 
@@ -23,6 +24,7 @@ def card(folder: Path, **changes: Any) -> ModelCard:
             "objective_name": "some_objective",
             "base_model": "org/base",
             "datasets": ["org/preferences"],
+            "has_reference": True,
             "is_adapter": False,
             "metrics": {"train_loss": 0.51234567},
             "versions": {"torch": "2.13.0"},
@@ -44,6 +46,26 @@ def test_front_matter_says_what_the_hub_wants_to_know(tmp_path: Path):
     }
 
 
+@pytest.mark.parametrize(
+    ("reference", "has_reference", "line"),
+    [
+        ({}, True, "the model as it was when training began"),
+        ({"reference": {"path": "org/judge", "cache": "auto"}}, True, "`org/judge`"),
+        ({"reference": {"path": "/secret/sft"}}, True, "`sft`"),
+        ({"reference": {"cache": "always"}}, True, "the model as it was when training began"),
+        ({}, False, "none"),
+    ],
+)
+def test_objective_data_and_reference_are_named(
+    tmp_path: Path, reference: dict[str, Any], has_reference: bool, line: str
+):
+    text = card(tmp_path, recipe=RECIPE | reference, has_reference=has_reference).text
+
+    assert (
+        f"- Objective: `some_objective`\n- Data: `org/preferences`\n- Reference: {line}\n" in text
+    )
+
+
 def test_an_adapter_is_loaded_with_peft(tmp_path: Path):
     written = card(tmp_path, is_adapter=True)
 
@@ -59,8 +81,8 @@ def test_files_and_folders_are_named_in_the_text_but_not_to_the_hub(tmp_path: Pa
     written = card(tmp_path, base_model=str(model), datasets=["/secret/pairs.jsonl"])
 
     assert {"base_model", "datasets"}.isdisjoint(written.data.to_dict())
-    assert "from `sft`" in written.text
-    assert "on `pairs.jsonl` by" in written.text
+    assert "All weights of `sft`, trained by prefopt." in written.text
+    assert "- Data: `pairs.jsonl`\n" in written.text
     assert "secret" not in written.text
 
 

@@ -5,11 +5,14 @@ import shutil
 from unittest.mock import patch
 
 import pytest
+import torch
+from huggingface_hub import ModelCard
 
+import prefopt
 from prefopt.commands.train import train
 from prefopt.errors import UserError
 from prefopt.train.run_folder import find_start, open_run
-from tests.support.runs import logged, recipe, run
+from tests.support.runs import LORA, logged, recipe, run
 from tests.support.tiny import save_tiny_model, write_pairs
 
 SAVES = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
@@ -122,15 +125,23 @@ def test_a_run_says_what_it_learns_from(folder, capsys):
     assert "model in" in said
 
 
-def test_the_model_card_shows_the_results(folder):
-    run(
-        folder,
-        data={"evaluation": {"num_groups": 2}},
-        training={"eval_strategy": "steps", "eval_steps": 2},
-    )
+@pytest.mark.parametrize("sections", [{}, {"adapter": LORA}, {"objective": {"name": "simpo"}}])
+def test_the_model_card_of_a_run_says_what_it_was_made_of_and_its_results(folder, sections):
+    data = {"evaluation": {"num_groups": 2}}
+    steps = {"eval_strategy": "steps", "eval_steps": 2}
+    trainer = run(folder, data=data, training=steps, **sections)
 
-    card = (folder / "run" / "README.md").read_text()
-    assert all(name in card for name in ("eval_loss", "rewards/margins", "rewards/accuracies"))
+    card = ModelCard.load(folder / "run" / "README.md")
+    name = sections.get("objective", {"name": "dpo"})["name"]
+    start = "the model as it was when training began"
+    assert f"- Objective: `{name}`\n- Data: `pairs.jsonl`\n" in card.text
+    assert f"- Reference: {start if name == 'dpo' else 'none'}\n" in card.text
+    assert f"- torch {torch.__version__}\n" in card.text
+    assert f"- prefopt {prefopt.__version__}\n" in card.text
+    assert card.data.library_name == ("peft" if "adapter" in sections else "transformers")
+    [loss] = logged(trainer, "eval_loss")
+    assert f"| eval_loss | {loss:.4g} |" in card.text
+    assert all(name in card.text for name in ("rewards/margins", "rewards/accuracies"))
 
 
 def test_replacing_a_run_never_leaves_half_of_it_under_its_name(tmp_path):
