@@ -1,6 +1,6 @@
 """Each key of a recipe changes something that a run leaves, or is refused.
 
-Parameters of objectives: tests/objectives/test_no_dead_parameter.py.
+Parameters of objectives: tests/objectives/test_every_parameter.py.
 """
 
 import inspect
