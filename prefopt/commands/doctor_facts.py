@@ -20,6 +20,8 @@ from prefopt.models.attention import why_not_varlen
 from prefopt.train.footprint import MODES
 
 _HEAD_SIZES = (64, 128)
+# `all` names extras, whose packages come by themselves.
+_NOT_FOR_USERS = ("dev", "package", "all")
 # Of a data sheet, where a recipe's time is not asked for.
 _ANY_TFLOPS = 1.0
 
@@ -143,7 +145,7 @@ def _packages() -> list[Package]:
     for text in metadata.requires("prefopt") or ():
         requirement = Requirement(text)
         extra = _extra_of(requirement)
-        if extra in ("dev", "all") or requirement.name in found:
+        if extra in _NOT_FOR_USERS or requirement.name in found:
             continue
         found[requirement.name] = Package(
             name=requirement.name,
