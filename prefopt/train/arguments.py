@@ -15,7 +15,6 @@ from prefopt.train.checks import (
     LIBRARY_ERRORS,
     as_one_line,
     check_arguments,
-    check_beside,
     check_compiled,
     check_evaluation,
     check_processes,
@@ -23,6 +22,7 @@ from prefopt.train.checks import (
 )
 from prefopt.train.deepspeed_config import match_deepspeed
 from prefopt.train.section import TrainingSection
+from prefopt.train.without_effect import check_effects
 
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 10,
@@ -66,7 +66,6 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
     given = section.arguments
     check_evaluation(given, has_evaluation=has_evaluation)
     check_processes(given)
-    check_beside(given)
     if section.torch_compile:
         check_compiled(given)
     values = {**_DEFAULTS, **_in_new_words(given), **strategies_of_steps(given)}
@@ -83,6 +82,7 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
         line = as_one_line(error)
         raise UserError(line if line.startswith("training.") else f"training: {line}") from error
     check_arguments(arguments, given)
+    check_effects(arguments, given)
     plugin = getattr(arguments, "deepspeed_plugin", None)
     if plugin is not None:
         match_deepspeed(plugin.deepspeed_config, arguments)

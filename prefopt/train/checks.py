@@ -46,15 +46,7 @@ _EVALUATED = (
     "load_best_model_at_end",
     "greater_is_better",
 )
-_WITHOUT_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")
 _WITHOUT_SCHEDULER_KWARGS = ("constant", "constant_with_warmup")
-_WITH_TARGETS = ("galore", "apollo")
-_SAYS_MORE_OF = {
-    "fsdp_config": ("fsdp",),
-    "gradient_checkpointing_kwargs": ("gradient_checkpointing", "activation_checkpointing"),
-    "activation_checkpointing_kwargs": ("activation_checkpointing", "gradient_checkpointing"),
-}
-_OF_TRACKIO = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 _LONGEST = 400
 
 
@@ -163,34 +155,6 @@ def check_processes(given: Mapping[str, Any]) -> None:
         )
 
 
-def check_beside(given: Mapping[str, Any]) -> None:
-    """Refuse keys that say more of another key which is not there.
-
-    Raises:
-        UserError: for the first of them.
-    """
-    for key, others in _SAYS_MORE_OF.items():
-        if given.get(key) and not any(given.get(other) for other in others):
-            raise UserError(
-                f"training.{key} has no effect without training.{others[0]}. Set it, or remove "
-                "the key."
-            )
-    trackers = given.get("report_to") or ()
-    trackers = [trackers] if isinstance(trackers, str) else trackers
-    for key in _OF_TRACKIO:
-        if given.get(key) and not {"trackio", "all"} & set(trackers):
-            raise UserError(
-                f"training.{key} has no effect without training.report_to: trackio. Set it, or "
-                "remove the key."
-            )
-    optimizer = word(given.get("optim", "adamw_torch"))
-    if given.get("optim_target_modules") and not optimizer.startswith(_WITH_TARGETS):
-        raise UserError(
-            f"training.optim_target_modules has no effect on training.optim: {optimizer}. Remove "
-            "the key, or choose an optimiser of low rank, such as galore_adamw."
-        )
-
-
 def check_arguments(arguments: TrainingArguments, given: Mapping[str, Any]) -> None:
     """Try what the Trainer does with its arguments only once the model is loaded.
 
@@ -201,11 +165,6 @@ def check_arguments(arguments: TrainingArguments, given: Mapping[str, Any]) -> N
     Raises:
         UserError: for a combination without effect, or one that the Trainer would fail on.
     """
-    if given.get("run_name") and not arguments.report_to:
-        raise UserError(
-            "training.run_name has no effect without a tracker. Set training.report_to, "
-            "or remove the key."
-        )
     if arguments.metric_for_best_model is None:
         if word(arguments.save_strategy) == "best":
             raise UserError(
@@ -227,11 +186,6 @@ def _try_optimizer(arguments: TrainingArguments) -> torch.optim.Optimizer:
         raise UserError(
             f"training.optim_args should be like 'rank=64,scale=0.1', got {text!r}. "
             "Write key=value, with commas between."
-        )
-    if text and name in _WITHOUT_OPTIM_ARGS:
-        raise UserError(
-            f"training.optim_args has no effect on training.optim: {name}. Remove the key; "
-            "adam_beta1, adam_beta2, adam_epsilon and weight_decay are keys of their own."
         )
     dummy = torch.nn.Parameter(torch.zeros(1))
     try:
