@@ -16,25 +16,14 @@ import yaml
 from prefopt.cli import app
 from prefopt.config import Recipe
 from prefopt.errors import check_section
+from tests.support.pages import DOCS, FENCE, ROOT, blocks, name_of, text_of
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 PLAIN_URL = re.compile(r"[a-z]+:")
-
-
-@cache
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def blocks(page: Path, language: str) -> Iterator[str]:
-    return (body for found, body in FENCE.findall(text_of(page)) if found == language)
 
 
 def links(page: Path) -> list[str]:
@@ -69,7 +58,7 @@ def problem_of(link: str, page: Path) -> str | None:
 
 
 def named(pages: list[Path]) -> list[Any]:
-    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
+    return [pytest.param(page, id=name_of(page)) for page in pages]
 
 
 @pytest.mark.parametrize("page", named(PAGES))

@@ -18,11 +18,10 @@ import pytest
 import yaml
 
 from tests.support.judge_server import serving
+from tests.support.pages import DOCS, ROOT, blocks, name_of
 from tests.support.stand_ins import comparison, judge_or_answer, write_user_folder, write_yaml
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 NOT_RUN = {
     "make ": "sets up .venv from the package index; CI starts with it",
@@ -30,7 +29,7 @@ NOT_RUN = {
     "python3 -m venv ": "is set-up, before pip",
     "python -m pytest ": "runs the tests themselves",
     "python scripts/unlearn_tofu.py ": "takes hours; tests/test_unlearning_script.py runs --small",
-    "prefopt compare --demo": "takes half an hour; its parts run with tests/commands",
+    "prefopt compare --demo": "takes a quarter of an hour; its parts run with tests/commands",
     "prefopt train --accelerate zero3 --processes 4 ": (
         "needs four cores; tests/commands/test_launch.py has --processes"
     ),
@@ -76,15 +75,9 @@ LEFT_BEHIND = {
 """Files that a page says are there after its commands."""
 
 
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
 def commands(page: Path) -> Iterator[str]:
     """The commands of a page's shell blocks without comments; a script with a head is one."""
-    for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
-        if language != "bash":
-            continue
+    for body in blocks(page, "bash"):
         if body.startswith("#!"):
             yield body
             continue
@@ -129,8 +122,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(keys: set[str], *pages: Path) -> dict[str, Any]:
     """The first YAML block of the pages that has these keys."""
     for page in pages:
-        for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
-            values = yaml.safe_load(body) if language == "yaml" else None
+        for values in map(yaml.safe_load, blocks(page, "yaml")):
             if isinstance(values, dict) and keys <= values.keys():
                 return values
     raise AssertionError(f"no page shows {keys}")

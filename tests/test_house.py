@@ -135,7 +135,7 @@ def test_the_extra_all_is_every_other_one_but_those_of_developers():
     extras = PYPROJECT["project"]["optional-dependencies"]
 
     [everything] = [Requirement(text) for text in extras["all"]]
-    assert everything.extras == set(extras) - {"all", "dev", "package"}
+    assert everything.extras == set(extras) - {"all", "dev"}
 
 
 def commands() -> set[str]:

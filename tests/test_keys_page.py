@@ -1,9 +1,6 @@
 """docs/recipe-keys.md is what the sections of recipes, comparisons and judges say."""
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -11,29 +8,23 @@ from prefopt.evaluation.judge import section as judges
 from prefopt.objectives import Objective
 from prefopt.section import Section
 from prefopt.train.section import REFUSED
+from tests.support.scripts import script
 
-ROOT = Path(__file__).parents[1]
 # Nobody writes these: what kinds of judges have in common.
 PARTS = {judges.ScaledSection, judges.TypedSection, judges.EndpointSection}
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = ROOT / "scripts" / "make_keys_page.py"
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+SCRIPT = script("make_keys_page")
 
 
 @pytest.fixture(scope="module")
-def written(script: ModuleType) -> str:
-    return script.PAGE.read_text(encoding="utf-8")
+def written() -> str:
+    return SCRIPT.PAGE.read_text(encoding="utf-8")
 
 
-def test_the_page_is_current(script: ModuleType, written: str):
+def test_the_page_is_current(written: str):
     # `make docs` writes it anew.
-    assert written == script.page()
+    assert written == SCRIPT.page()
 
 
 def sections(of: type[Section] = Section) -> Iterator[type[Section]]:

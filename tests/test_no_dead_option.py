@@ -23,7 +23,7 @@ from prefopt.models.tokenizer import load_tokenizer
 from prefopt.objectives import Objective
 from prefopt.train.section import REFUSED
 from tests.support.fingerprint import fingerprint
-from tests.support.runs import LORA, recipe
+from tests.support.runs import LORA, recipe, run
 from tests.support.tiny import (
     CHAT_TEMPLATE,
     character_tokenizer,
@@ -81,9 +81,10 @@ def training(before: Sections | None = None, **after: Any) -> Case:
     return {"training": before or {}}, {"training": {**(before or {}), **after}}
 
 
-def evaluated(before: Sections, **after: Any) -> Case:
+def evaluated(before: Sections, *, on: Sections = HELD_OUT, **after: Any) -> Case:
     """The same with held-out data."""
-    return tuple({"data": HELD_OUT, **case} for case in training(before, **after))  # type: ignore[return-value]
+    old, new = training(before, **after)
+    return {"data": on, **old}, {"data": on, **new}
 
 
 def source(**keys: Any) -> Case:
@@ -163,7 +164,7 @@ CASES: dict[str, Case] = {
     "data.seed": ({"data": HELD_OUT}, {"data": {**HELD_OUT, "seed": 3}}),
     "reference.path": ({}, {"reference": {"path": "other"}}),
     "reference.cache": ({}, {"reference": {"cache": "always"}}),
-    "adapter.path": adapter(path="adapter"),
+    "adapter.path": ({"adapter": LORA}, {"adapter": {"path": "adapter"}}),
     "adapter.r": adapter(r=2),
     "adapter.alpha": adapter(alpha=2),
     "adapter.dropout": (
@@ -182,12 +183,10 @@ CASES: dict[str, Case] = {
     "training.early_stopping_patience": evaluated(
         {**EVALUATED, "learning_rate": 0.0, "max_steps": 6}, early_stopping_patience=1
     ),
-    "training.early_stopping_threshold": tuple(  # type: ignore[dict-item]
-        {"data": SELF, **case}
-        for case in training(
-            {**EVALUATED, "early_stopping_patience": 1, "max_steps": 6},
-            early_stopping_threshold=9.0,
-        )
+    "training.early_stopping_threshold": evaluated(
+        {**EVALUATED, "early_stopping_patience": 1, "max_steps": 6},
+        on=SELF,
+        early_stopping_threshold=9.0,
     ),
     "training.max_minutes": training(max_minutes=1e-6),
     "training.max_skipped_steps": training({"learning_rate": 1e38}, max_skipped_steps=3),
@@ -267,6 +266,15 @@ CASES: dict[str, Case] = {
     "training.ddp_backend": training(ddp_backend="gloo"),
 }
 
+REFUSED_HERE = {
+    *("model.revision", "data.sources.name", "data.sources.split", "data.sources.format"),
+    *("training.optim_target_modules", "training.run_name", "training.project"),
+    *(f"training.trackio_{name}" for name in ("space_id", "bucket_id", "static_space_id")),
+    *(f"training.{name}" for name in ("fsdp", "fsdp_config", "deepspeed", "ddp_backend")),
+}
+"""Keys that say nothing of a run in one process, on one file, or without what they belong to."""
+ENDS = {"training.max_minutes": "Stopped"}
+
 _DDP = "read by transformers where several processes share a model; several modes run in CI"
 ELSEWHERE = {
     "data.num_workers": "test_records_are_tokenised_by_as_many_processes",
@@ -306,6 +314,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for letter in "cdefghijkl"
     ]
     write_jsonl(place / "chat.jsonl", said)
+    run(place, "adapter", adapter=LORA)
     rows = [{"prompt": f"a{i}", "chosen": "b" * (i % 3), "rejected": "c"} for i in range(12)]
     write_jsonl(place / "invalid.jsonl", rows)
     return place
@@ -347,7 +356,9 @@ def test_a_key_changes_what_a_run_leaves(
     if str(before) not in known:
         known[str(before)] = fingerprint(folder, before)
 
-    assert fingerprint(folder, after) != known[str(before)]
+    left = fingerprint(folder, after)
+    assert left != known[str(before)]
+    assert left["ended"] == ENDS.get(key, "UserError" if key in REFUSED_HERE else "")
 
 
 @pytest.mark.slow

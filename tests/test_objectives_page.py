@@ -1,29 +1,18 @@
 """docs/objectives.md is what the registry, the recipes and the golden files say."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 from prefopt.objectives import registered
+from tests.support.scripts import script
 
-ROOT = Path(__file__).parents[1]
-
-
-def script() -> ModuleType:
-    path = ROOT / "scripts" / "make_objectives_page.py"
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+SCRIPT = script("make_objectives_page")
 
 
 def test_the_page_is_current():
     # `make docs` writes it anew.
-    assert script().PAGE.read_text(encoding="utf-8") == script().page()
+    assert SCRIPT.PAGE.read_text(encoding="utf-8") == SCRIPT.page()
 
 
 def test_the_page_has_a_section_per_objective_with_formula_recipes_and_every_parameter():
-    sections = dict(section.split("\n", 1) for section in script().page().split("\n## ")[1:])
+    sections = dict(section.split("\n", 1) for section in SCRIPT.page().split("\n## ")[1:])
 
     assert list(sections) == list(registered())
     for name, cls in registered().items():
@@ -33,7 +22,7 @@ def test_the_page_has_a_section_per_objective_with_formula_recipes_and_every_par
 
 
 def test_an_objective_with_recorded_values_names_their_file():
-    page = script().page()
+    page = SCRIPT.page()
     cringe = page.split("\n## cringe\n")[1].split("\n## ")[0]
     dpo = page.split("\n## dpo\n")[1].split("\n## ")[0]
 

@@ -1,26 +1,15 @@
 """docs/recipes.md is what the recipes' files say."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.scripts import script
+
+SCRIPT = script("make_recipe_index")
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = ROOT / "scripts" / "make_recipe_index.py"
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def written(script: ModuleType) -> str:
-    return script.PAGE.read_text(encoding="utf-8")
+def written() -> str:
+    return SCRIPT.PAGE.read_text(encoding="utf-8")
 
 
 def row(page: str, name: str) -> list[str]:
@@ -28,17 +17,17 @@ def row(page: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_page_is_current(script: ModuleType, written: str):
+def test_the_page_is_current(written: str):
     # `make docs` writes it anew.
-    assert written == script.page()
+    assert written == SCRIPT.page()
 
 
-def test_the_page_links_every_recipe_once(script: ModuleType, written: str):
-    folders = {path.parent.name for path in script.BOOK.glob("*/*.yaml")} - {"accelerate"}
+def test_the_page_links_every_recipe_once(written: str):
+    folders = {path.parent.name for path in SCRIPT.BOOK.glob("*/*.yaml")} - {"accelerate"}
 
-    assert {path.parent.name for path in script.paths()} == folders
-    for path in script.paths():
-        assert written.count(f"(../recipes/{path.relative_to(script.BOOK)})") == 1
+    assert {path.parent.name for path in SCRIPT.paths()} == folders
+    for path in SCRIPT.paths():
+        assert written.count(f"(../recipes/{path.relative_to(SCRIPT.BOOK)})") == 1
 
 
 def test_rows_say_how_a_recipe_trains(written: str):

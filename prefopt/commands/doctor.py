@@ -34,17 +34,17 @@ def _render(facts: Facts, console: Console) -> None:
     console.print(_packages(facts.packages))
     for device in facts.devices:
         about = f"{device.name}, {device.memory:.0f} GiB; attention over flat rows: "
-        console.print(Text(f"device   {about}{device.attention}"))
+        console.print(Text(f"device   {about}{device.attention}"), soft_wrap=True)
     for place in facts.places:
         kept = "" if place.used is None else f"{size_in_words(place.used)} kept, "
         line = f"{place.name:8} {place.path}: {kept}{size_in_words(place.free)} free"
-        console.print(Text(f"{line}; {place.problem}" if place.problem else line))
+        console.print(Text(f"{line}; {place.problem}" if place.problem else line), soft_wrap=True)
     if facts.fits:
         console.print(_fits(facts))
     wrong = [f"{each.name} {each.problem}" for each in facts.packages if each.is_serious]
     wrong += [place.problem for place in facts.places if place.problem]
     for line in wrong:
-        console.print(Text(f"! {line}", style="red"))
+        console.print(Text(f"! {line}", style="red"), soft_wrap=True)
     if not wrong:
         console.print(Text("Nothing is wrong.", style="green"))
 
@@ -65,7 +65,7 @@ def _packages(packages: Sequence[Package]) -> Table:
 
 
 def _fits(facts: Facts) -> Table:
-    devices = facts.fits[0].num_devices
+    devices = len(facts.devices)
     table = Table(
         title=f"GiB per device, on {devices} of them" if devices > 1 else "GiB on this device",
         title_justify="left",

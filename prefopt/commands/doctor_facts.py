@@ -12,16 +12,16 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from prefopt.commands.plan_numbers import GIB, Hardware, make_plan
+from prefopt import __version__
+from prefopt.commands.plan_numbers import GIB, Hardware, make_plan, modes_on
 from prefopt.config import load_recipe
 from prefopt.data.cache_entries import cache_entries
 from prefopt.data.section import default_cache_folder
 from prefopt.models.attention import why_not_varlen
-from prefopt.train.footprint import MODES
 
 _HEAD_SIZES = (64, 128)
 # `all` names extras, whose packages come by themselves.
-_NOT_FOR_USERS = ("dev", "package", "all")
+_NOT_FOR_USERS = ("dev", "all")
 # Of a data sheet, where a recipe's time is not asked for.
 _ANY_TFLOPS = 1.0
 
@@ -87,7 +87,6 @@ class Fit:
     """A recipe on the devices that are here."""
 
     recipe: str
-    num_devices: int
     totals: dict[str, float]
     """Mode -> GiB of one device."""
     fitting: list[str] = field(default_factory=list)
@@ -126,14 +125,14 @@ def gather(recipes: Sequence[Path]) -> Facts:
     """
     devices = _devices()
     return Facts(
-        prefopt=metadata.version("prefopt"),
+        prefopt=__version__,
         python=platform.python_version(),
         system=platform.platform(terse=True),
         packages=_packages(),
         devices=devices,
         places=[
             _place("cache", default_cache_folder(), is_cache=True),
-            _place("this folder", Path.cwd()),
+            _place("here", Path.cwd()),
         ],
         fits=[_fit(path, devices) for path in recipes],
     )
@@ -214,11 +213,11 @@ def _fit(path: Path, devices: Sequence[Device]) -> Fit:
         peak_tflops=_ANY_TFLOPS,
         utilization=1.0,
     )
-    modes = MODES if len(devices) > 1 else (MODES[0],)
+    # Without a GPU there is nothing to offload from.
+    modes = modes_on(len(devices)) if torch.cuda.is_available() else ("single",)
     plan = make_plan(load_recipe(path), modes, hardware)
     return Fit(
         recipe=str(path),
-        num_devices=len(devices),
         totals={each.mode: each.total / GIB for each in plan.modes},
         fitting=[each.mode for each in plan.modes if each.fits],
     )

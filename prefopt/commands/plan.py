@@ -8,13 +8,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from prefopt.commands.plan_numbers import Hardware, make_plan
+from prefopt.commands.plan_numbers import ON_ONE_GPU, Hardware, make_plan, modes_on
 from prefopt.commands.plan_report import render
 from prefopt.config import load_recipe
 from prefopt.errors import UserError, did_you_mean
 from prefopt.train.footprint import MODES, Mode
-
-_ON_ONE_GPU: tuple[Mode, ...] = ("single", "zero3_offload")
 
 
 def run(
@@ -66,11 +64,11 @@ def _check(hardware: Hardware) -> None:
 
 def _modes(name: str | None, num_gpus: int) -> tuple[Mode, ...]:
     if name is None:
-        return MODES if num_gpus > 1 else _ON_ONE_GPU
+        return modes_on(num_gpus)
     mode = next((mode for mode in MODES if mode == name), None)
     if mode is None:
         raise UserError(f"--mode: no mode '{name}'. {did_you_mean(name, MODES)}")
-    if num_gpus == 1 and mode not in _ON_ONE_GPU:
+    if num_gpus == 1 and mode not in ON_ONE_GPU:
         raise UserError(
             f"--mode: {mode} needs at least 2 GPUs, got --gpus 1. Raise it, or choose single."
         )

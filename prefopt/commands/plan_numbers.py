@@ -15,6 +15,7 @@ from prefopt.models.dry_run import Row
 from prefopt.models.head import layout_of
 from prefopt.models.load import check_model_sections
 from prefopt.train.footprint import (
+    MODES,
     Footprint,
     Mode,
     Pass,
@@ -32,6 +33,7 @@ GIB = 2**30
 RECORDS_IF_UNKNOWN = 10_000
 # Contexts of CUDA and NCCL, workspaces, and what the allocator cannot give out.
 RESERVE = 3 * GIB // 2
+ON_ONE_GPU: tuple[Mode, ...] = ("single", "zero3_offload")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,11 @@ class Hardware:
     """Of each, for dense products in bfloat16."""
     utilization: float
     """Share of the peak that training reaches."""
+
+
+def modes_on(num_gpus: int) -> tuple[Mode, ...]:
+    """What can be chosen on so many GPUs."""
+    return MODES if num_gpus > 1 else ON_ONE_GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,7 @@ class PreparedData:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What a run is told by that was trained on this data."""
+        """By which a run that goes on knows its data again."""
         stores = {"train": self.train, "evaluation": self.evaluation}
         return {name: store.fingerprint for name, store in stores.items() if store is not None}
 

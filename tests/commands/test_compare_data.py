@@ -5,8 +5,10 @@ import pytest
 from prefopt.commands.compare_data import TrainingData
 from prefopt.comparison.plan import runs_of
 from prefopt.comparison.section import load_comparison
+from prefopt.data.prepare import prepare_data
 from prefopt.errors import UserError
 from prefopt.evaluation.types import Message, Prompt
+from prefopt.models.tokenizer import load_tokenizer
 from tests.commands.test_compare import write_task
 
 
@@ -38,7 +40,8 @@ def test_test_prompts_that_are_trained_on_are_counted_whatever_their_case(tmp_pa
 def test_a_run_on_other_data_is_refused(tmp_path, runs):
     folder = runs[0].folder
     folder.mkdir(parents=True)
-    fingerprints = TrainingData()._of(runs[0]).fingerprints
+    recipe = runs[0].recipe
+    fingerprints = prepare_data(recipe.data, load_tokenizer(recipe.model)).fingerprints
     (folder / "data.json").write_text(json.dumps(fingerprints), encoding="utf-8")
     TrainingData().check_unchanged(runs)
 

@@ -43,7 +43,7 @@ def test_every_package_of_the_project_is_looked_at_and_all_is_well(
     extras = project["optional-dependencies"]
     asked = [
         *project["dependencies"],
-        *(text for name in extras.keys() - {"dev", "package", "all"} for text in extras[name]),
+        *(text for name in extras.keys() - {"dev", "all"} for text in extras[name]),
     ]
 
     doctor.run([], as_json=True)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from prefopt.commands.train import train
 from prefopt.config import Recipe
 from tests.data.builders import bpe_tokenizer
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 from tests.support.tiny import tiny_config
 
 PREFERENCES = SHARED / "preferences"
@@ -23,9 +23,7 @@ FILES = {
 SOURCES = {"alpaca_lists_k6.jsonl": {"as_messages": True}}
 ADAPTERS = {"full": None, "lora": {"r": 4}}
 
-pytestmark = pytest.mark.skipif(
-    not PREFERENCES.is_dir(), reason="the shared real data lies beside the checkout"
-)
+pytestmark = needs_data
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,13 @@ import pytest
 
 from prefopt.data.formats import FORMATS
 from tests.data.builders import read, write_lines
+from tests.support.pages import DOCS, blocks, text_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^`(\w+)`, scores ([\d., ]+):\n\n```json\n(.*?)^```", PAGE, re.M | re.S)
-CONVERSIONS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+PAGE = DOCS / "data.md"
+EXAMPLES = re.findall(
+    r"^`(\w+)`, scores ([\d., ]+):\n\n```json\n(.*?)^```", text_of(PAGE), re.M | re.S
+)
+CONVERSIONS = list(blocks(PAGE, "python"))
 
 
 def test_every_format_has_one_example():

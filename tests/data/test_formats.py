@@ -11,7 +11,7 @@ from prefopt.data.section import SourceSection
 from prefopt.data.sources import open_source
 from prefopt.errors import UserError
 from tests.data.builders import read, write_lines
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 
 USER = {"role": "user", "content": "Hi?"}
 GOOD = {"role": "assistant", "content": "Hello."}
@@ -487,11 +487,10 @@ REAL = {
 }
 
 
+@needs_data
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_work_as_they_are(name, tmp_path):
     path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
     format, num_records, sizes = REAL[name]
 
     info, records = read(tmp_path, path)
@@ -500,10 +499,9 @@ def test_real_files_work_as_they_are(name, tmp_path):
     assert Counter(len(record.responses) for record in records) == sizes
 
 
+@needs_data
 def test_real_pairs_hold_the_very_messages_of_the_file(tmp_path):
     path = SHARED / "preferences" / "hh_harmless_test_400.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
 
     _, records = read(tmp_path, path)

@@ -16,7 +16,7 @@ from tests.data.builders import (
     section,
     write_lines,
 )
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 
 
 def pair(prompt, chosen="yes", rejected="no"):
@@ -468,13 +468,12 @@ def test_a_store_travels_to_other_processes_without_its_tokens(tmp_path):
     assert copy[7].prompt_ids.tolist() == store[7].prompt_ids.tolist()
 
 
+@needs_data
 @pytest.mark.parametrize(
     "name", ["hh_harmless_test_400.jsonl", "dpo_en_demo.json", "kto_en_demo.json"]
 )
 def test_real_chats_are_counted_as_plain_python_counts_them(name, tmp_path):
     path = SHARED / "preferences" / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
     content = path.read_text()
     rows = (
         json.loads(content)
@@ -523,10 +522,9 @@ def _lengths(row, tokenizer):
     ]
 
 
+@needs_data
 def test_real_lists_are_counted_as_plain_python_counts_them(tmp_path):
     path = SHARED / "preferences" / "alpaca_lists_k6.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
     rows = list(map(json.loads, path.read_text().split("\n")[:-1]))
 
     side = prepare_data(section(tmp_path, path, max_length=100_000), bpe_tokenizer()).summary.train

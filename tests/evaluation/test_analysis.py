@@ -16,7 +16,7 @@ from tests.support.judged import (
     pair,
     prompts_of,
 )
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 
 
 def test_a_against_itself_is_exactly_one_half():
@@ -240,7 +240,7 @@ def test_the_order_of_lines_does_not_matter():
 FUSECHAT = SHARED / "alpaca_eval" / "FuseChat-Llama-3.2-1B-Instruct" / "annotations_slim.json"
 
 
-@pytest.mark.skipif(not FUSECHAT.is_file(), reason=f"{FUSECHAT} is not here")
+@needs_data
 def test_the_published_win_rate_is_reproduced():
     annotations = json.loads(FUSECHAT.read_text(encoding="utf-8"))
     prompts = prompts_of(len(annotations))

@@ -14,10 +14,10 @@ import yaml
 
 from prefopt.commands import exports, generate, judge, report
 from tests.support.runs import run as train
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 from tests.support.tiny import save_tiny_model, write_pairs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_data]
 
 SUITES = {
     "mt_bench": SHARED / "mt_bench" / "question.jsonl",
@@ -35,8 +35,6 @@ def score(prompt, answer):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs from one start, two judges."""
-    if not SHARED.is_dir():
-        pytest.skip("the real prompts lie in ../shared, which is not here")
     folder = tmp_path_factory.mktemp("end-to-end")
     save_tiny_model(folder / "model", max_position_embeddings=16384)
     write_pairs(folder / "pairs.jsonl", 24)

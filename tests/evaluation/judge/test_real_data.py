@@ -8,13 +8,13 @@ from prefopt.evaluation.judge.runner import run_judge
 from prefopt.evaluation.suites import read_prompts
 from prefopt.evaluation.types import PairQuestion, Prompt, ScoreQuestion
 from tests.support.judge_server import answer, chat, chat_judge, judge_of
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 
 ALPACA = SHARED / "alpaca_eval"
 SYSTEM = "FuseChat-Llama-3.2-1B-Instruct"
 MT_BENCH = SHARED / "mt_bench"
 
-pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+pytestmark = needs_data
 
 
 @pytest.mark.slow

@@ -8,11 +8,10 @@ from prefopt.evaluation.judge.template_files import load_prompts, prompt_name
 from prefopt.evaluation.judge.texts import state_of
 from prefopt.evaluation.types import PairQuestion, Prompt, ScoreQuestion
 from tests.support.judge_server import answer, pair, score
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 
 LEVELS = tuple(float(n) for n in range(1, 11))
 MT_BENCH = SHARED / "mt_bench" / "judge_prompts.jsonl"
-with_mt_bench = pytest.mark.skipif(not MT_BENCH.exists(), reason="needs ../shared/data/mt_bench")
 
 
 def own(*, is_bare=True, levels=LEVELS, labels=None):
@@ -96,7 +95,7 @@ def test_own_prompts_ask_for_a_label_or_for_a_verdict():
     assert with_tie.endswith("C if they are equally good.")
 
 
-@with_mt_bench
+@needs_data
 @pytest.mark.parametrize(
     ("category", "turn", "name"),
     [
@@ -132,7 +131,7 @@ def test_category_and_turn_choose_the_prompt_of_mt_bench(category, turn, name):
     assert user == {"role": "user", "content": row["prompt_template"].format(**places)}
 
 
-@with_mt_bench
+@needs_data
 def test_single_answers_of_mathematics_are_judged_with_the_reference():
     prompt = two_turns("reasoning", ("R one", "R two"))
     question = ScoreQuestion(prompt=prompt, answer=answer(prompt, "one", "two"), turn=2)
@@ -144,13 +143,13 @@ def test_single_answers_of_mathematics_are_judged_with_the_reference():
     assert "### Assistant A:\ntwo" in text
 
 
-@with_mt_bench
+@needs_data
 def test_a_missing_reference_is_said():
     with pytest.raises(UserError, match="category math is judged with a reference answer"):
         mt_bench().messages(both(two_turns("math"), turn=1))
 
 
-@with_mt_bench
+@needs_data
 def test_braces_in_an_answer_stay_as_they_are():
     text = mt_bench().messages(pair("{answer_b} {x}", "f'{y}'"))[1]["content"]
 

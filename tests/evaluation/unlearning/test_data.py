@@ -8,14 +8,14 @@ from prefopt.data.tokenize import Encoder
 from prefopt.errors import UserError
 from prefopt.evaluation.unlearning.data import SPLITS, read_tofu
 from prefopt.evaluation.unlearning.prompts import template_of, tokenised
-from tests.support.shared import SHARED
+from tests.support.shared import SHARED, needs_data
 from tests.support.tiny import character_tokenizer
 from tests.support.tofu import write_tofu
 
 TOFU = SHARED / "unlearning" / "tofu"
 
 
-@pytest.mark.skipif(not TOFU.is_dir(), reason="no ../shared/data/unlearning/tofu")
+@needs_data
 def test_the_real_files_are_read_as_they_are():
     data = read_tofu(TOFU)
 
@@ -33,7 +33,7 @@ def test_the_real_files_are_read_as_they_are():
     assert all(item.paraphrased is None for item in data.items["ra"])
 
 
-@pytest.mark.skipif(not TOFU.is_dir(), reason="no ../shared/data/unlearning/tofu")
+@needs_data
 def test_a_forget_split_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(UserError, match=r"forget01_perturbed.json. .*Known: forget10\.$"):
         read_tofu(TOFU, "forget01")
