@@ -36,12 +36,12 @@ def judge(answers: dict[str, list[Answer]]) -> None:
     run_judge(build_judge(read_section(RULE)), asked, (), Path("judgments.jsonl"))
 
 
-def report() -> dict[str, Any]:
+def report(*, baseline: str = "b", times: int = 1) -> dict[str, Any]:
     report_judged.run(
         "prompts.jsonl",
         answers=[Path("a.jsonl"), Path("b.jsonl")],
-        judgments=[Path("judgments.jsonl")],
-        baseline="b",
+        judgments=times * [Path("judgments.jsonl")],
+        baseline=baseline,
         output=Path("report"),
     )
     found: dict[str, Any] = json.loads(Path("report/report.json").read_text(encoding="utf-8"))
@@ -76,3 +76,14 @@ def test_judgments_of_none_of_the_answers_are_refused():
 
     with pytest.raises(UserError, match="all judgments are of other answers than those given"):
         report()
+
+
+def test_a_baseline_without_answers_and_a_judge_named_twice_are_refused():
+    worst = write_answers("b", ["zzzzzz"] * 3)
+    judge({"a": write_answers("a", ["aeoktz", "aeibcd", "ioufgh"]), "b": worst})
+
+    with pytest.raises(UserError, match=r"--baseline: no answers of 'bb'\. Did you mean 'b'\?"):
+        report(baseline="bb")
+    with pytest.raises(UserError, match="two files are of the judge gold_score"):
+        report(times=2)
+    assert not Path("report").exists()
