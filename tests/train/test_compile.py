@@ -27,6 +27,8 @@ def test_compiled_layers_learn_the_same(folder, layout, adapter):
     # Adam would make a whole step of the rounding of a gradient near 0.
     sgd = {"optim": "sgd", "learning_rate": 0.1}
     plain = run(folder, "plain", **sections, training=sgd)
+    # Layers of one class share compiled code, also with what an earlier test compiled.
+    torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
 
