@@ -101,20 +101,25 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete what the output folder holds and start.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Take the first step alone, and keep nothing of it."),
+    ] = False,
     accelerate: Configuration = None,
     processes: Processes = None,
 ) -> None:
-    """Train a policy as the recipe says.
+    """Train a policy as the recipe says; the same command goes on with a run that was stopped.
 
     SIGTERM, SIGUSR1, Ctrl-C and training.max_minutes save a checkpoint after the running step and
     leave with exit code 75, Ctrl-C with 130.
     """
-    flags = ["--overwrite"] * overwrite + ([] if resume is None else ["--resume", resume])
+    flags = ["--overwrite"] * overwrite + ["--dry-run"] * dry_run
+    flags += [] if resume is None else ["--resume", resume]
     _launch(accelerate, processes, ["train", str(recipe), *(overrides or []), *flags])
     with SIGNALS.heard():
         from prefopt.commands import train as command
 
-        command.run(recipe, overrides or [], resume, overwrite)
+        command.run(recipe, overrides or [], resume, overwrite=overwrite, is_rehearsal=dry_run)
 
 
 @app.command()

@@ -29,12 +29,15 @@ from prefopt.train.durable import (
     sync,
     write_whole,
 )
+from prefopt.train.lock import check_not_held
 from prefopt.train.resume import choose_checkpoint
 
 RECIPE_FILE = "recipe.yaml"
 MODEL_FILES = ("config.json", "adapter_config.json")
 """What a finished run holds of the two; it comes last, so all of the model is there with it."""
 
+_NUM_NAMED = 3
+"""Keys that a line about another run names."""
 _VERSIONS_FILE = "versions.json"
 DATA_FILE = "data.json"
 """Fingerprints of what the run is trained on."""
@@ -74,8 +77,9 @@ def find_start(
         folder: the run's folder.
         recipe: the resolved recipe.
         data: fingerprints of the data, by name.
-        resume: None starts a run; `auto` goes on from the newest complete checkpoint, or starts if
-            there is none; a path goes on from that checkpoint.
+        resume: None starts a run, or goes on as `auto` does with this very run where it ended
+            early; `auto` goes on from the newest complete checkpoint, or starts if there is none; a
+            path goes on from that checkpoint.
         overwrite: `open_run` will remove what another run left there.
         say: prints a line, for every checkpoint that is passed over.
 
@@ -83,17 +87,23 @@ def find_start(
         The checkpoint to go on from, or None.
 
     Raises:
-        UserError: if the folder holds another run or is no folder, recipe or data have changed, or
-            there is nothing to go on from.
+        UserError: if the folder holds another run or a finished one or is no folder, another
+            process trains in it, recipe or data have changed, or there is nothing to go on from.
     """
     if resume is not None and overwrite:
         raise UserError("--resume and --overwrite exclude each other. Choose one.")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"training.output_dir: {folder} is a file. Give a folder.")
-    if resume is None:
-        _check_free(folder, overwrite=overwrite)
+    _check_prefopt(folder)
+    check_not_held(folder)
+    if overwrite:
         return None
-    _check_free(folder, overwrite=True)
+    if resume is None and (folder / RECIPE_FILE).is_file():
+        _check_cut_short(folder, recipe, data)
+        say(f"{folder} holds this run, which has not ended: going on with it")
+        resume = "auto"
+    if resume is None:
+        return None
     if not (folder / RECIPE_FILE).is_file():
         if resume != "auto":
             raise UserError(
@@ -129,7 +139,7 @@ def open_run(
         checkpoint: where the run goes on, or None.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or another process trains in it.
     """
     # The recipe comes last: with it, everything of a run's start is there.
     texts = {
@@ -137,6 +147,8 @@ def open_run(
         _VERSIONS_FILE: json.dumps(installed_versions(), indent=2) + "\n",
         RECIPE_FILE: yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True),
     }
+    # Another process may have begun since the look, while models were read.
+    check_not_held(folder)
     with failed_writes_are_one_line(folder / RECIPE_FILE):
         if checkpoint is None:
             _remove(folder)
@@ -160,7 +172,7 @@ def installed_versions() -> dict[str, str]:
     return found | {name: metadata.version(name) for name in _PACKAGES if name in installed}
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
+def _check_prefopt(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Whoever was killed while it made the folder has left no run in it yet.
     if not names or (STAGING in names and names <= {STAGING, DATA_FILE, _VERSIONS_FILE}):
@@ -170,31 +182,53 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
             f"training.output_dir: {folder} holds files that are no prefopt run. "
             "Give an empty or new folder."
         )
-    if not overwrite:
+
+
+def _check_cut_short(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse what is not the run of this recipe and data, or has reached its end."""
+    changed = _changed_keys(folder, recipe)
+    if changed or _has_other_data(folder, data):
+        more = f" and {len(changed) - _NUM_NAMED} more" if len(changed) > _NUM_NAMED else ""
+        what = ", ".join(changed[:_NUM_NAMED]) + more if changed else "other data"
         raise UserError(
-            f"training.output_dir: {folder} holds another run. "
-            "Go on with it by --resume, replace it by --overwrite, or give a new folder."
+            f"training.output_dir: {folder} holds another run: {what}. "
+            "Replace it by --overwrite, or give a new folder."
+        )
+    if any((folder / name).is_file() for name in MODEL_FILES):
+        raise UserError(
+            f"training.output_dir: {folder} holds this run already, finished. "
+            "Replace it by --overwrite, or give a new folder."
         )
 
 
 def _check_same_run(folder: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    stored = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    before, after = dict(flat(stored)), dict(flat(recipe))
-    changed = [
-        f"{key} ({before.get(key, 'unset')} -> {after.get(key, 'unset')})"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
-    ]
+    changed = _changed_keys(folder, recipe)
     if changed:
         raise UserError(
             f"--resume: the recipe is not the one that {folder} was started with: "
             f"{', '.join(changed)}. Put the old values back, or start a run in a new folder."
         )
-    if json.loads((folder / DATA_FILE).read_text(encoding="utf-8")) != dict(data):
+    if _has_other_data(folder, data):
         raise UserError(
             f"--resume: the data is not what {folder} was started with: its files or the tokenizer "
             "have changed. Put them back, or start a run in a new folder."
         )
+
+
+def _changed_keys(folder: Path, recipe: Mapping[str, Any]) -> list[str]:
+    """Keys that a run may not change while it goes on, with both values."""
+    stored = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    before, after = dict(flat(stored)), dict(flat(recipe))
+    return [
+        f"{key} ({before.get(key, 'unset')} -> {after.get(key, 'unset')})"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def _has_other_data(folder: Path, data: Mapping[str, Any]) -> bool:
+    stored: object = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+    return stored != dict(data)
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

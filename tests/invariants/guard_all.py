@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors.torch import save_file
 
+import prefopt.commands.assemble as assemble
 import prefopt.commands.train as command
 from prefopt.config import Recipe
 from prefopt.objectives.dpo import DPO
@@ -91,7 +92,7 @@ def run(folder: Path, name: str, *, steep_step: int = 0, **training: object) -> 
     )
     Watched.steep_step = steep_step
     error = ""
-    with patch.object(command, "PreferenceTrainer", Watched), patch.object(command, "plot_curves"):
+    with patch.object(assemble, "PreferenceTrainer", Watched), patch.object(command, "plot_curves"):
         try:
             command.train(recipe)
         except NonFiniteLossError as raised:

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 from transformers import TrainerCallback
 
-import prefopt.commands.train as command
+import prefopt.commands.assemble as command
 from tests.support.ends import differences, metrics
 from tests.support.runs import run
 from tests.support.tiny import save_tiny_model, write_pairs

@@ -1,5 +1,6 @@
 """A run's folder: nothing of value is lost, and a run goes on only where it can."""
 
+import errno
 import json
 import shutil
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from huggingface_hub import ModelCard
 import prefopt
 from prefopt.commands.train import train
 from prefopt.errors import UserError
+from prefopt.train.lock import LOCK_FILE
 from prefopt.train.run_folder import find_start, open_run
 from tests.support.runs import LORA, logged, recipe, run
 from tests.support.tiny import save_tiny_model, write_pairs
@@ -97,6 +99,60 @@ def test_a_run_folder_must_not_hold_what_the_run_reads(folder, key):
 
     with pytest.raises(UserError, match=r"training.output_dir: .* holds"):
         train(recipe(folder, **sections), overwrite=True)
+
+
+@pytest.mark.parametrize("num_kept", [3, 0], ids=["from a checkpoint", "from the start"])
+def test_the_same_command_goes_on_with_a_run_that_was_cut_short(folder, capsys, num_kept):
+    run(folder, training=SAVES)
+    whole = (folder / "run" / "model.safetensors").read_bytes()
+    losses = [json.loads(line)["loss"] for line in metrics_of(folder)[:6]]
+    # As a kill after step 4 or in step 1 would leave it: checkpoint-2 and -4, or none.
+    for name in ("config.json", "model.safetensors"):
+        (folder / "run" / name).unlink()
+    for checkpoint in sorted((folder / "run").glob("checkpoint-*"))[max(0, num_kept - 1) :]:
+        shutil.rmtree(checkpoint)
+
+    run(folder, training={**SAVES, "logging_steps": 1})
+
+    assert "holds this run, which has not ended: going on with it" in capsys.readouterr().out
+    assert (folder / "run" / "model.safetensors").read_bytes() == whole
+    assert [json.loads(line)["loss"] for line in metrics_of(folder)[:6]] == losses
+
+
+def metrics_of(folder):
+    return (folder / "run" / "metrics.jsonl").read_text().splitlines()
+
+
+def test_the_same_command_keeps_a_finished_run(folder):
+    run(folder, training=SAVES)
+    before = (folder / "run" / "model.safetensors").read_bytes()
+
+    with pytest.raises(UserError, match="holds this run already, finished"):
+        run(folder, training=SAVES)
+
+    assert (folder / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_the_same_command_with_other_data_is_refused(folder):
+    run(folder, training=SAVES)
+    (folder / "run" / "config.json").unlink()
+    write_pairs(folder / "pairs.jsonl", 11)
+
+    with pytest.raises(UserError, match="holds another run: other data"):
+        run(folder, training=SAVES)
+
+
+def test_a_run_is_not_taken_over_while_another_process_trains_it(folder):
+    run(folder, training=SAVES)
+    (folder / "run" / "config.json").unlink()
+    (folder / "run" / LOCK_FILE).touch()
+    taken = OSError(errno.EAGAIN, "taken")
+
+    for flags in ({}, {"resume": "auto"}, {"overwrite": True}):
+        with patch("fcntl.lockf", side_effect=taken), pytest.raises(UserError, match="trains in"):
+            train(recipe(folder, training=SAVES), **flags)
+
+    assert (folder / "run" / "checkpoint-6").is_dir()
 
 
 def test_nothing_is_changed_by_looking(folder):

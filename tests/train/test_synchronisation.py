@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
 
 def steps_of(folder, **sections) -> list[dict[str, int]]:
     watch = Watch()
-    with patch("prefopt.commands.train._callbacks", lambda recipe: [watch]):
+    with patch("prefopt.commands.assemble._callbacks", lambda recipe: [watch]):
         run(
             folder,
             f"run-{next(NUMBERS)}",
