@@ -42,7 +42,7 @@ def write_model_card(
 
     Args:
         folder: the model's folder.
-        recipe: the resolved recipe.
+        recipe: the resolved recipe; of absolute paths the card shows the last part.
         objective_name: as in the registry.
         base_model: folder or hub id of the model that training started from.
         datasets: folders, files or hub ids of the training data.
@@ -76,7 +76,7 @@ def write_model_card(
         _fenced("python", _ADAPTER_CODE if is_adapter else _FULL_MODEL_CODE),
         *_metrics_section(metrics),
         "## Recipe",
-        _fenced("yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)),
+        _fenced("yaml", yaml.safe_dump(_shown(recipe), sort_keys=False, allow_unicode=True)),
         "## Versions",
         "\n".join(f"- {name} {version}" for name, version in versions.items()),
     ]
@@ -98,6 +98,15 @@ def _metrics_section(metrics: Mapping[str, float]) -> list[str]:
 def _named(source: str) -> str:
     """A hub id as it is; of what lies on a disk the last part of the path."""
     return f"`{source if _is_hub_id(source) else Path(source).name}`"
+
+
+def _shown(value: Any) -> Any:
+    """A recipe for others: what its whole paths say of a machine is of no use to them."""
+    if isinstance(value, Mapping):
+        return {key: _shown(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _fenced(language: str, text: str) -> str:

@@ -46,6 +46,22 @@ def test_front_matter_says_what_the_hub_wants_to_know(tmp_path: Path):
     }
 
 
+def test_whole_paths_of_the_recipe_stay_at_home(tmp_path: Path):
+    recipe = {
+        **RECIPE,
+        "model": {"path": "/home/ada/models/base"},
+        "data": {"sources": [{"path": "/home/ada/pairs.jsonl", "weight": 2.0}]},
+    }
+
+    text = card(tmp_path, recipe=recipe).text
+
+    assert "ada" not in text
+    shown = yaml.safe_load(text.split("## Recipe\n\n```yaml\n")[1].split("```")[0])
+    assert shown["model"] == {"path": "base"}
+    assert shown["data"] == {"sources": [{"path": "pairs.jsonl", "weight": 2.0}]}
+    assert shown["objective"] == RECIPE["objective"]
+
+
 @pytest.mark.parametrize(
     ("reference", "has_reference", "line"),
     [
