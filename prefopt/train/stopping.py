@@ -80,7 +80,7 @@ class StopBetweenSteps(TrainerCallback):
         if self._saved_step != state.global_step:
             self._trainer._save_checkpoint(self._trainer.model_wrapped, None)
         checkpoint = run_folder_of(args) / f"checkpoint-{state.global_step}"
-        way_on = "Go on with --resume"
+        way_on = "The same command goes on"
         if args.save_only_model:
             way_on = "It holds the model alone, by training.save_only_model"
         raise Stopped(
