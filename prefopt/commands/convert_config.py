@@ -158,6 +158,7 @@ def choose_trainer(given: Mapping[str, Any], losses: Mapping[str, Sequence[str]]
     loss = given.get("loss_type")
     having = [trainer for trainer in TRAINERS if loss in losses[trainer]]
     if having:
+        signs.pop("loss_type", None)
         signs[f"loss_type: {loss}"] = having
     fitting = [trainer for trainer in TRAINERS if all(trainer in each for each in signs.values())]
     if "dpo" in fitting or len(fitting) == 1:
@@ -176,11 +177,11 @@ def _typed(hint: Any, key: str, value: Any) -> Any:
     origins = {typing.get_origin(member) or member for member in members}
     if isinstance(value, str) and value.startswith("{") and dict in origins:
         return json.loads(value)
+    if key == "datasets":
+        return TypeAdapter(list[dict[str, Any]]).validate_python(value)
     if isinstance(value, str) and list in origins:
         # On TRL's command line one word is a list of one.
         return value
-    if key == "datasets":
-        return TypeAdapter(list[dict[str, Any]]).validate_python(value)
     return TypeAdapter(hint).validate_python(value)
 
 
