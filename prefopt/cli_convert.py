@@ -1,5 +1,7 @@
 """The command `prefopt convert`."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +52,9 @@ def convert(
     ] = False,
 ) -> None:
     """Write the recipe that trains as a TRL config does; what has no counterpart is named."""
-    from prefopt.commands import convert as command
+    with redirect_stdout(sys.stderr):
+        # Trackers greet while they are imported, and the recipe goes to standard output.
+        from prefopt.commands import convert as command
 
     command.run(
         config,

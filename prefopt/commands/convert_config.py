@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -26,8 +28,9 @@ Fields = Mapping[str, "dataclasses.Field[Any]"]
 def trl_fields(trainer: str) -> Fields:
     """The keys that TRL's script of a trainer reads, with their types and defaults."""
     trl: Any = import_module("trl")
-    with warnings.catch_warnings():
-        # Half of the trainers are experimental there, and trl says so at every import.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        # Half of the trainers are experimental there, and trl says so at every import. What greets
+        # on standard output beside it must not stand in the recipe.
         warnings.simplefilter("ignore")
         from trl.experimental.cpo import CPOConfig
         from trl.experimental.orpo import ORPOConfig
@@ -109,11 +112,9 @@ class TrlConfig:
                 self._problems.append(f"{key} {_reason(error)}, got {value!r}. Mend the value.")
 
     def _look_for_changes(self) -> None:
-        for key in CHANGES.keys() & self._fields.keys():
-            change = CHANGES[key]
-            if change.beside is not None and not self[change.beside]:
-                continue
-            if self[key] not in change.neutral:
+        for key, change in CHANGES.items():
+            is_read = key in self and (change.beside is None or bool(self[change.beside]))
+            if is_read and self[key] not in change.neutral:
                 self.refuse(key, self[key], change.why)
 
 

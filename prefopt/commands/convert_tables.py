@@ -63,8 +63,15 @@ _LAUNCH = "start with prefopt train --accelerate, see docs/launching.md"
 _STREAMED = "data is tokenised once and memory-mapped"
 _CACHED = "reference.cache: auto keeps the reference's log-probs where that pays"
 
-LEFT_OUT: dict[str, str] = {
-    **REFUSED,
+_READ_ALL_THE_SAME = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_sampling_strategy",
+    *CHANGES,
+)
+
+LEFT_OUT = {
+    **{key: why for key, why in REFUSED.items() if key not in _READ_ALL_THE_SAME},
     "padding_free": "model.layout: auto pads nothing where the architecture allows it",
     "pad_to_multiple_of": "model.layout decides what is padded",
     "pad_token": "no padding token is needed",
@@ -93,15 +100,6 @@ LEFT_OUT: dict[str, str] = {
     "mixed_precision": _LAUNCH,
 }
 """Keys that cost or speed, of the launcher or of what prefopt does itself, and why they may go."""
-
-for _read in (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "train_sampling_strategy",
-    "fp16",
-    "neftune_noise_alpha",
-):
-    del LEFT_OUT[_read]
 
 MODEL_ARGUMENTS = ("dtype", "torch_dtype", "revision", "attn_implementation", "trust_remote_code")
 """Keys of model_init_kwargs that a recipe has."""

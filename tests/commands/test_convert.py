@@ -1,6 +1,9 @@
 """`prefopt convert`: the recipe of a TRL config, its comments and notes, and what is refused."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,19 @@ def test_the_recipe_goes_to_standard_output_and_what_is_left_out_to_standard_err
     [line] = err.splitlines()
     assert line.startswith("left out padding_free: model.layout: auto pads nothing")
     assert f"# {line}" in out
+
+
+def test_nothing_but_the_recipe_is_on_standard_output(config: Path):
+    # A tracker that is set up greets there while transformers is imported.
+    done = subprocess.run(
+        [sys.executable, "-m", "prefopt", "convert", str(config)],
+        env={**os.environ, "WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.startswith("# From dpo.yaml, by prefopt convert.\n")
 
 
 def test_a_recipe_that_is_there_is_replaced_only_if_that_is_asked_for(
@@ -295,6 +311,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        ("1: 2\n", "1 is no key of a TRL config, as it is no text. Remove it."),
         ("", "a TRL config is a mapping with model_name_or_path, dataset_name and other keys."),
         ("- a\n", "a TRL config is a mapping with model_name_or_path"),
         ("a: [\n", "not YAML"),
