@@ -14,6 +14,7 @@ import typer
 from prefopt import __version__
 from prefopt.cli_cache import cache
 from prefopt.cli_compare import compare
+from prefopt.cli_convert import convert
 from prefopt.cli_diagnose import diagnose
 from prefopt.cli_doctor import doctor
 from prefopt.cli_evaluate import evaluate
@@ -264,6 +265,7 @@ def schema(
     command.run(output)
 
 
+app.command()(convert)
 app.command()(doctor)
 app.command()(diagnose)
 app.command()(generate)

@@ -32,6 +32,9 @@ def read_mapping(path: Path, *, what: str, keys: str) -> dict[str, Any]:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a {what} is a mapping with {keys}.")
+    for key in values:
+        if not isinstance(key, str):
+            raise UserError(f"{path}: {key!r} is no key of a {what}, as it is no text. Remove it.")
     return values
 
 

@@ -39,6 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "demo",
         "merge",
         "schema",
+        "convert",
         "cache",
     )
     for name in names:
@@ -105,6 +106,11 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         ("merge a b --trust-remote-code", ("merge", "a", "b", True)),
         ("schema", ("schema", None)),
         ("schema --output s.json", ("schema", "s.json")),
+        ("convert t.yaml", ("convert", "t.yaml", None, None, [], None, False)),
+        (
+            "convert t.yaml --trainer kto --processes 2 --skip a --skip b.c --output r --overwrite",
+            ("convert", "t.yaml", "kto", 2, ["a", "b.c"], "r", True),
+        ),
     ],
 )
 def test_arguments_reach_the_command(arguments: str, call: tuple[Any, ...], calls: Calls):
@@ -213,7 +219,7 @@ def test_a_launch_of_no_process_is_refused(calls: Calls, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "precompute", "validate", "plan", "diagnose", "merge"]
+    "command", ["train", "precompute", "validate", "plan", "diagnose", "merge", "convert"]
 )
 def test_a_missing_argument_is_a_usage_error(
     command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
@@ -225,7 +231,7 @@ def test_a_missing_argument_is_a_usage_error(
 
 
 COMMANDS = ["train", "precompute", "validate", "plan", "diagnose", "objectives", "demo", "merge"]
-COMMANDS += ["schema"]
+COMMANDS += ["schema", "convert"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "cache list", "cache verify", "cache prune"])

@@ -64,6 +64,7 @@ LEFT_BEHIND = {
         "merged/config.json",
         "generations/merged.jsonl",
     ],
+    "docs/coming-from-trl.md": ["converted.yaml"],
     "docs/evaluation.md": [
         "runs/compare/report.html",
         "runs/compare/report.md",
@@ -129,12 +130,18 @@ def shown(keys: set[str], *pages: Path) -> dict[str, Any]:
 
 
 def files_of(page: Path) -> dict[str, Any]:
-    """The recipe and the judge that a page shows, or those of two other pages."""
+    """The recipe, the judge and the TRL config that a page shows, or those of other pages."""
     recipe = shown({"model", "objective"}, page, ROOT / "docs" / "quick-start.md")
     # There is no GPU here, and an engine that finds none wants to be told.
     recipe["training"]["use_cpu"] = True
     judge = shown({"backend"}, page, ROOT / "docs" / "evaluation.md")
-    return {"recipe.yaml": recipe, "judge.yaml": judge, "comparison.yaml": comparison()}
+    trl = shown({"model_name_or_path"}, ROOT / "docs" / "coming-from-trl.md")
+    return {
+        "recipe.yaml": recipe,
+        "judge.yaml": judge,
+        "comparison.yaml": comparison(),
+        "trl.yaml": trl,
+    }
 
 
 class User:

@@ -24,7 +24,7 @@ from prefopt.train.deepspeed_config import match_deepspeed
 from prefopt.train.section import TrainingSection
 from prefopt.train.without_effect import check_effects
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "logging_steps": 10,
     "save_strategy": "epoch",
     "report_to": "none",
@@ -32,6 +32,7 @@ _DEFAULTS: dict[str, Any] = {
     # graph each time. A mixture of experts, where some get no token, needs true.
     "ddp_find_unused_parameters": False,
 }
+"""Where prefopt's defaults are not those of transformers."""
 
 # One data item is one optimiser step's share of a rank, so the Trainer's own batching is switched
 # off; a loss that is not finite must be seen, not averaged away.
@@ -68,7 +69,7 @@ def training_arguments(section: TrainingSection, *, has_evaluation: bool) -> Tra
     check_processes(given)
     if section.torch_compile:
         check_compiled(given)
-    values = {**_DEFAULTS, **_in_new_words(given), **strategies_of_steps(given)}
+    values = {**DEFAULTS, **_in_new_words(given), **strategies_of_steps(given)}
     if has_evaluation:
         values.setdefault("eval_strategy", "epoch")
     if section.early_stopping_patience is not None:
