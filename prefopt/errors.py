@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -49,17 +50,29 @@ def check_section(cls: type[Section], values: Mapping[str, Any], where: str) -> 
         known = _fields_at(cls, first["loc"][:-1])
         raise UserError(f"{key}: unknown key. {did_you_mean(path[-1], known)}")
     if first["type"] == "missing":
-        raise UserError(f"{key} is missing: the recipe must say it.")
+        field = _fields_at(cls, first["loc"][:-1]).get(path[-1])
+        raise UserError(f"{key} is missing: the recipe must say it.{_meaning(field)}")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     raise UserError(f"{key} {message}, got {first['input']!r}.")
 
 
-def _fields_at(cls: type[BaseModel], path: Iterable[int | str]) -> Iterable[str]:
-    """Names of the fields of the model that lies at a path inside another one."""
+def _fields_at(cls: type[BaseModel], path: Iterable[int | str]) -> Mapping[str, FieldInfo]:
+    """Fields of the model that lies at a path inside another one; none where it is no model."""
     for part in path:
         if isinstance(part, int) or part not in cls.model_fields:
             continue
         annotation = cls.model_fields[part].annotation
         candidates = [annotation, *get_args(annotation)]
-        cls = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return {}
+        cls = found[0]
     return cls.model_fields
+
+
+def _meaning(field: FieldInfo | None) -> str:
+    """The first sentence of a key's documentation, behind a space; empty if there is none."""
+    text = field.description if field is not None else None
+    words = " ".join((text or "").split())
+    sentence = words.split(". ")[0].rstrip(".")
+    return f" It is: {sentence}." if sentence else ""

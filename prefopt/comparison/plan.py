@@ -188,10 +188,10 @@ def _run(
         else:
             values[section] = {**(values.get(section) or {}), **deepcopy(keys)}
     objective = values["objective"]["name"]
-    if method.sections and not _needs_reference(values["objective"]):
-        values.pop("reference", None)
     overrides = [f"{key}={yaml.safe_dump(value).strip()}" for key, value in setting.values.items()]
     try:
+        if method.sections and not _needs_reference(values["objective"]):
+            values.pop("reference", None)
         recipe = recipe_of(values, [each.removesuffix("\n...") for each in overrides])
     except UserError as error:
         raise UserError(f"methods.{name} ({objective}): {error}") from None

@@ -13,6 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class ProgressReport(TrainerCallback):
     """Step, loss, reward margin, accuracy, tokens/s, elapsed time and time left, on rank 0.
 
+    Of unlearning, in place of margin and accuracy: log-probs per token of what is forgotten and
+    of what is retained.
+
     Takes the place of the tqdm bar and the printed dictionaries of transformers.
     On a terminal these are one line that moves; elsewhere, such as in a log file or in CI, each
     logging event is one plain line. Evaluations get a line of their own in both.
@@ -115,6 +118,9 @@ def _numbers(logs: Mapping[str, Any], prefix: str = "", *, short: bool = False) 
         shown.append(f"margin {margin:.3g}")
     if (share := logs.get(f"{prefix}rewards/accuracies")) is not None:
         shown.append(f"{accuracy} {share:.0%}")
+    for role in ("forget", "retain"):
+        if (mean := logs.get(f"{prefix}mean_logps/{role}")) is not None:
+            shown.append(f"{role} {mean:.3g}")
     if (rate := logs.get(f"{prefix}tokens_per_second")) is not None:
         shown.append(f"{_thousands(rate)} {speed}")
     return shown

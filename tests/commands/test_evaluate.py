@@ -217,7 +217,7 @@ def test_tofu_of_a_retrained_model_is_not_mixed_with_the_old_one(told, folder):
         ("kl model --reference model --prompts pairs.jsonl --max-new-tokens 5000", "reads 4,096"),
         ("tofu /none --data tofu", "no folder /none"),
         ("tofu model --data none", "--data: no folder none"),
-        ("tofu model --data tofu --forget forget01", "Known: forget10"),
+        ("tofu model --data tofu --forget forget01", "a set that is there: forget10"),
         ("tofu model --data tofu --retain-model m --retain-results r", "Give one of them"),
         ("tofu model --data tofu --retain-results r", "no file r"),
         ("tofu model --data tofu --template caht", "none of auto, chat and plain"),

@@ -73,6 +73,14 @@ def test_a_value_that_is_wrong_names_its_method(folder):
         runs_of(comparison(folder, methods))
 
 
+def test_a_missing_parameter_names_its_method_and_what_it_is(folder):
+    methods = {"other": {"sections": {"objective": {"name": "infonca"}}}}
+
+    message = r"^methods\.other \(infonca\): objective\.alpha is missing: .* It is: Temperature"
+    with pytest.raises(UserError, match=message):
+        runs_of(comparison(folder, methods))
+
+
 def test_an_unknown_key_of_a_grid_names_its_method(folder):
     methods = {"dpo": {"grid": {"objective.betta": [0.1, 0.2]}}}
 

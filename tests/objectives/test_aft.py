@@ -117,7 +117,7 @@ def test_rewards_are_mean_log_probs():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, r"^objective\.beta is missing: the recipe must say it\.$"),
+        ({}, r"^objective\.beta is missing: the recipe must say it\. It is: .+\.$"),
         ({"beta": 0}, r"^objective\.beta should be greater than 0, got 0\.$"),
     ],
 )

@@ -131,7 +131,11 @@ def test_scores_that_make_labels_one_hot_are_warned_of():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, r"^objective\.alpha is missing: the recipe must say it\.$"),
+        (
+            {},
+            r"^objective\.alpha is missing: the recipe must say it\. "
+            r"It is: Temperature of the soft labels, in the unit of the scores, .*\.$",
+        ),
         ({"alpha": 0}, r"^objective\.alpha should be greater than 0, got 0\.$"),
         ({"alpha": None}, r"^objective\.alpha should be a valid number, got None\.$"),
         ({"alpha": 1, "beta": 0}, r"^objective\.beta should be greater than 0, got 0\.$"),

@@ -64,6 +64,14 @@ def test_a_log_file_gets_one_plain_line_per_event(tmp_path: Path, clock: list[fl
     )
 
 
+def test_a_line_of_unlearning_shows_what_is_forgotten_and_what_is_retained(tmp_path: Path):
+    run = Run(tmp_path, is_terminal=False)
+    run.step(to=50)
+    run.log(loss=0.1, **{"mean_logps/forget": -2.361, "mean_logps/retain": -0.0912})
+
+    assert run.end().startswith("step 50/500  loss 0.1  forget -2.36  retain -0.0912  elapsed")
+
+
 def test_a_resumed_run_measures_from_where_it_goes_on(tmp_path: Path, clock: list[float]):
     run = Run(tmp_path, is_terminal=False, step=400)
     clock[0] += 3600

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefopt.data.files import file_rows
 from prefopt.data.formats import Row
 from prefopt.data.identity import digest
-from prefopt.errors import UserError, did_you_mean
+from prefopt.errors import UserError
 
 SPLITS = ("forget", "retain", "ra", "wf")
 """Forgotten authors, authors to keep, real authors, world facts: prefixes of metrics."""
@@ -81,8 +81,9 @@ def _missing(folder: Path, split: str, name: str) -> str:
         return f"{folder}: no file {name}. TOFU's perturbed sets are one folder; copy it there."
     suffix = "_perturbed.json"
     known = [file.name.removesuffix(suffix) for file in folder.glob(f"forget*{suffix}")]
-    wanted = name.removesuffix(suffix)
-    return f"--forget: {folder} holds no {name}. {did_you_mean(wanted, known)}"
+    there = f", or name a set that is there: {', '.join(sorted(known))}" if known else ""
+    # Another set is another experiment, so none is proposed for being near in name.
+    return f"--forget: {folder} holds no {name}. Copy TOFU's file there{there}."
 
 
 def _read(path: Path, split: str) -> tuple[Item, ...]:

@@ -35,7 +35,7 @@ def test_the_real_files_are_read_as_they_are():
 
 @needs_data
 def test_a_forget_split_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(UserError, match=r"forget01_perturbed.json. .*Known: forget10\.$"):
+    with pytest.raises(UserError, match=r"forget01_perturbed\.json\. .* there: forget10\.$"):
         read_tofu(TOFU, "forget01")
 
 
@@ -95,6 +95,12 @@ def test_what_is_not_there_is_named(tmp_path):
     (folder / "world_facts_perturbed.json").unlink()
     with pytest.raises(UserError, match=r"no file world_facts_perturbed.json"):
         read_tofu(folder)
+
+
+def test_an_absent_forget_set_is_asked_for_and_no_other_one_proposed(tmp_path):
+    message = r"holds no forget01_perturbed\.json\. Copy TOFU's file there, or .*: forget10\.$"
+    with pytest.raises(UserError, match=message):
+        read_tofu(write_tofu(tmp_path), "forget01")
 
 
 def texts(template: str, tmp_path, **changes) -> list[str]:
