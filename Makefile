@@ -29,8 +29,9 @@ package: $(INSTALLED)  ## Build wheel and sdist, install the wheel elsewhere, an
 check: $(INSTALLED)  ## Run the gate without the tests.
 	scripts/check.sh static
 
-docs: $(INSTALLED)  ## Write the generated pages of objectives, recipes and keys, and the schema, anew.
+docs: $(INSTALLED)  ## Write the generated pages of objectives, recipes and keys, plans and schema anew.
 	$(BIN)/python scripts/make_objectives_page.py
+	$(BIN)/python scripts/make_recipe_plans.py
 	$(BIN)/python scripts/make_recipe_index.py
 	$(BIN)/python scripts/make_keys_page.py
 	$(BIN)/prefopt schema --output recipes/recipe.schema.json

@@ -40,11 +40,17 @@ def test_rows_say_how_a_recipe_trains(written: str):
         "32",
         "5e-6",
         "1 epoch",
+        "1 x 14 GiB",
+        "34,000",
     ]
-    assert row(written, "npo/llama-3.2-1b-tofu_full")[3:] == [
+    assert row(written, "npo/llama-3.2-1b-tofu_full")[3:8] == [
         "locuslab/TOFU forget10<br>locuslab/TOFU retain90",
         "full",
         "32",
         "1e-5",
         "125 steps",
     ]
+
+
+def test_rows_say_where_one_gpu_is_not_enough(written: str):
+    assert row(written, "dpo/zephyr-7b_full")[8] == "2 x 67 GiB"

@@ -100,8 +100,16 @@ class Plan:
     """What the numbers rest on, beside the assumptions of all plans."""
 
 
-def make_plan(recipe: Recipe, modes: Sequence[Mode], hardware: Hardware) -> Plan:
+def make_plan(
+    recipe: Recipe, modes: Sequence[Mode], hardware: Hardware, *, lengths: Lengths | None = None
+) -> Plan:
     """What a recipe would take.
+
+    Args:
+        recipe: the model, its data and how to train.
+        modes: under which.
+        hardware: on what.
+        lengths: of the data; None looks them up, or assumes some where that is not possible.
 
     Raises:
         UserError: if there is no configuration of a causal language model, or the adapter or the
@@ -111,7 +119,10 @@ def make_plan(recipe: Recipe, modes: Sequence[Mode], hardware: Hardware) -> Plan
     dtype = stored_dtype(recipe.model)
     blueprint = draw_up(recipe.model, recipe.adapter, dtype)
     layout, why_padded = layout_of(blueprint.model)
-    lengths, said_by = planned_lengths(recipe)
+    if lengths is None:
+        lengths, said_by = planned_lengths(recipe)
+    else:
+        said_by = f"lengths are given: {lengths.said_by}"
     reference = planned_reference(recipe, blueprint.counts, dtype)
     planner = _Planner(recipe, hardware, blueprint, lengths, reference)
     step = planner.step(hardware.num_gpus)

@@ -65,15 +65,15 @@ def lengths_of_data(section: DataSection, tokenizer: Tokenizer) -> Lengths:
         return _of_store(TokenStore(sampled), is_whole=False, said_by=what)
 
 
-def assumed_lengths(max_length: int) -> Lengths:
-    """Pairs as long as those of UltraFeedback are on average, where they fit."""
+def assumed_lengths(max_length: int, num_responses: int = ASSUMED_RESPONSES) -> Lengths:
+    """Groups of texts as long as UltraFeedback's are on average, where they fit."""
     prompt = min(ASSUMED_PROMPT, max_length - 1)
     response = min(ASSUMED_RESPONSE, max_length - prompt)
     return Lengths(
         prompts=np.array([prompt]),
-        responses=np.full((1, ASSUMED_RESPONSES), response),
+        responses=np.full((1, num_responses), response),
         num_records=None,
-        said_by=f"pairs of {prompt} prompt and {response} response tokens",
+        said_by=f"{num_responses} responses of {response} tokens to prompts of {prompt}",
         is_assumed=True,
     )
 

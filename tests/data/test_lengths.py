@@ -71,3 +71,4 @@ def test_assumed_pairs_fit_the_longest_row():
     assert assumed_lengths(1024).prompts.tolist() == [185]
     assert assumed_lengths(1024).responses.tolist() == [[305, 305]]
     assert assumed_lengths(200).responses.tolist() == [[15, 15]]
+    assert assumed_lengths(1024, 4).responses.tolist() == [[305] * 4]
