@@ -69,20 +69,26 @@ def recipe(model: Path, *, is_lora: bool) -> Recipe:
     return Recipe.model_validate(values)
 
 
+PLANNED = [
+    (name, is_lora, num_gpus) for name in SHAPES for is_lora in (False, True) for num_gpus in GPUS
+]
+"""What is planned for: a model, whether by adapter, and on how many GPUs."""
+
+
 def make_plans() -> list[dict[str, Any]]:
-    """What is planned for, in plain types; the folder of the model is left out."""
-    found = []
-    for name, shape in SHAPES.items():
-        for is_lora in (False, True):
-            for num_gpus in GPUS:
-                with tempfile.TemporaryDirectory() as folder:
-                    config = LlamaConfig(**_LLAMA, **shape, max_position_embeddings=131072)
-                    config.save_pretrained(folder)
-                    modes = _ON_ONE_GPU if num_gpus == 1 else MODES[1:]
-                    hardware = Hardware(num_gpus=num_gpus, **DEFAULTS)
-                    plan = make_plan(recipe(Path(folder), is_lora=is_lora), modes, hardware)
-                found.append({"name": name, "is_lora": is_lora, **_plain(plan)})
-    return found
+    """All plans of the page."""
+    return [plan_for(*case) for case in PLANNED]
+
+
+def plan_for(name: str, is_lora: bool, num_gpus: int) -> dict[str, Any]:
+    """A plan in plain types; the folder of the model is left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = LlamaConfig(**_LLAMA, **SHAPES[name], max_position_embeddings=131072)
+        config.save_pretrained(folder)
+        modes = _ON_ONE_GPU if num_gpus == 1 else MODES[1:]
+        hardware = Hardware(num_gpus=num_gpus, **DEFAULTS)
+        plan = make_plan(recipe(Path(folder), is_lora=is_lora), modes, hardware)
+    return {"name": name, "is_lora": is_lora, **_plain(plan)}
 
 
 def _plain(plan: Plan) -> dict[str, Any]:
