@@ -60,6 +60,7 @@ class Lines:
         if not tests - {""}:
             # Runs when the module is imported, or stands within a line that was counted elsewhere.
             tests = {test for found in by_line.values() for test in found}
+            tests = tests if tests - {""} else set(self.seconds)
         tests = sorted(tests - {""}, key=lambda test: self.seconds[test])
         own = [test for test in tests if f"/test_{mutant.path.stem}.py::" in test]
         others = [test for test in tests if test not in set(own)]
