@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else: they set up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help demo compare test test-slow test-soak package check docs site format clean
+.PHONY: help demo compare test test-slow test-soak coverage mutants package check docs site format clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -22,6 +22,12 @@ test-slow: $(INSTALLED)  ## Run the tests that take minutes.
 
 test-soak: $(INSTALLED)  ## Kill runs at every call that touches their folder, and go on with them.
 	scripts/check.sh soak
+
+coverage: $(INSTALLED)  ## Count the lines that the fast tests run; under 90 % fails.
+	scripts/check.sh coverage
+
+mutants: $(INSTALLED)  ## Plant 200 small bugs in objectives and ops; under 90 % caught fails.
+	$(BIN)/python scripts/mutants.py
 
 package: $(INSTALLED)  ## Build wheel and sdist, install the wheel elsewhere, and use and test it there.
 	scripts/check_package.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate, the same here and in CI. `check.sh [all | static | slow | soak]`, all by default.
+# The gate, the same here and in CI. `check.sh [all | static | slow | soak | coverage]`, all by default.
 # BIN names the folder of the tools, .venv/bin by default.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,8 +46,15 @@ case $mode in
             --ignore tests/invariants
         ;;
     soak) step "$bin/python" -m pytest -m soak -n "$workers" --durations=10 ;;
+    coverage)
+        mkdir -p runs/coverage
+        step "$bin/coverage" erase
+        step "$bin/coverage" run -m pytest -n "$workers" --dist loadfile --durations=10
+        step "$bin/coverage" combine --quiet
+        step "$bin/coverage" report
+        ;;
     *)
-        echo "error: unknown mode '$mode'; use all, static, slow or soak." >&2
+        echo "error: unknown mode '$mode'; use all, static, slow, soak or coverage." >&2
         exit 2
         ;;
 esac

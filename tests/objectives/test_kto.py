@@ -80,6 +80,17 @@ def test_the_baseline_is_never_negative(rows: list[list[float]]):
     assert torch.equal(objective(with_statistics(pair(), rows)).losses, objective(pair()).losses)
 
 
+def test_the_baseline_is_no_path_for_gradients():
+    statistics = torch.tensor([[3.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    inputs = replace(pair(), step_statistics=statistics)
+    inputs.policy_logps.requires_grad_()
+
+    build({"name": "kto", "beta": 0.5})(inputs).losses.sum().backward()
+
+    assert inputs.policy_logps.grad is not None
+    assert statistics.grad is None
+
+
 def test_its_statistic_is_the_sum_of_log_ratios_and_the_number_of_responses():
     inputs = inputs_of(
         [[-10.0, -30.0], [-5.0, math.nan]],

@@ -249,3 +249,13 @@ def test_labels_are_asked_for_before_grades():
 
     assert build({"name": "weighted_sum", "terms": terms}).needs == "labels"
     assert build({"name": "weighted_sum", "terms": terms[::2]}).needs == "graded"
+
+
+def test_scores_must_suit_every_term(monkeypatch: pytest.MonkeyPatch):
+    narrow = {"name": "pair_regression", "target": "win_prob", "clip": 0.1}
+    monkeypatch.setattr(type(build({"name": "lipo"})), "score_range", (0.5, 2.0))
+
+    # From 0.5 to 2 for the one and from 0 to 1 for the other, in either order; dpo takes all.
+    for names in ([{"name": "lipo"}, narrow], [narrow, {"name": "dpo"}, {"name": "lipo"}]):
+        assert build({"name": "weighted_sum", "terms": names}).score_range == (0.5, 1.0)
+    assert build({"name": "weighted_sum", "terms": [{"name": "dpo"}]}).score_range is None
