@@ -36,6 +36,8 @@ TESTS = (
     *("tests/objectives", "tests/ops", "tests/test_types.py"),
     *("tests/models/test_head.py", "tests/models/test_kernels.py", "tests/models/test_layout.py"),
 )
+# What a class declares runs at import, and these tests read it without a line of the class.
+OF_DECLARATIONS = "tests/objectives/test_parameters.py::"
 # Runs on CUDA alone.
 APART = ("varlen.py",)
 LEAST_CAUGHT = 0.9
@@ -60,6 +62,7 @@ class Lines:
         if not tests - {""}:
             # Runs when the module is imported, or stands within a line that was counted elsewhere.
             tests = {test for found in by_line.values() for test in found}
+            tests |= {test for test in self.seconds if test.startswith(OF_DECLARATIONS)}
             tests = tests if tests - {""} else set(self.seconds)
         tests = sorted(tests - {""}, key=lambda test: self.seconds[test])
         own = [test for test in tests if f"/test_{mutant.path.stem}.py::" in test]

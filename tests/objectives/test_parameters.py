@@ -101,3 +101,22 @@ def test_a_parameter_goes_exactly_as_far_as_it_has_a_meaning(name: str, key: str
     for value in refused:
         with pytest.raises(UserError, match=key):
             build({**section, key: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "traits"),
+    [
+        ({"name": "nca"}, {"needs": "responses"}),
+        ({"name": "nca", "alpha": 0.5}, {"needs": "graded"}),
+        ({"name": "dr_dpo"}, {"couples_groups": True, "couples_micro_batch": False}),
+        (
+            {"name": "dr_dpo", "coupling": "micro_batch"},
+            {"couples_groups": False, "couples_micro_batch": True},
+        ),
+        ({"name": "bmc"}, {"needs_tokens": True, "needs_diff": True}),
+    ],
+)
+def test_what_an_objective_asks_of_data_and_step(section: dict[str, Any], traits: dict[str, Any]):
+    objective = build(section)
+
+    assert {name: getattr(objective, name) for name in traits} == traits
