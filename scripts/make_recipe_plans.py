@@ -28,8 +28,6 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "recipes"
 HUB = Path(__file__).with_name("hub.json")
 PLANS = ROOT / "docs" / "recipes.json"
-# An H100, as `prefopt plan` assumes it.
-GPU = {"gpu_memory": 80.0, "peak_tflops": 989.4, "utilization": 0.35}
 GPUS = (1, 2, 4, 8, 16, 32)
 _WIDTH = 100
 _LINES = re.compile(r"^# Plan: .*\n(?:# .*\n)*(?=model:)", re.MULTILINE)
@@ -96,8 +94,7 @@ def smallest_plan(recipe: Recipe) -> dict[str, Any]:
         local = recipe.model_copy(update={"model": model})
         for num_gpus in GPUS:
             mode: Mode = "single" if num_gpus == 1 else "zero3"
-            hardware = Hardware(num_gpus=num_gpus, **GPU)
-            plan = make_plan(local, (mode,), hardware, lengths=lengths)
+            plan = make_plan(local, (mode,), Hardware(num_gpus=num_gpus), lengths=lengths)
             if plan.modes[0].fits:
                 break
         assert plan.modes[0].fits, f"{recipe.model.path} does not fit {GPUS[-1]} GPUs"

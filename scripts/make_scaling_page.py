@@ -28,7 +28,6 @@ PAGE = ROOT / "docs" / "scaling.md"
 TEMPLATE = Path(__file__).with_name("scaling_template.md")
 GPUS = (1, 8, 16)
 MIB = 2**20
-DEFAULTS = {"gpu_memory": 80.0, "peak_tflops": 989.4, "utilization": 0.35}
 _ON_ONE_GPU = ("single", "zero3_offload")
 
 _LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
@@ -86,8 +85,7 @@ def plan_for(name: str, is_lora: bool, num_gpus: int) -> dict[str, Any]:
         config = LlamaConfig(**_LLAMA, **SHAPES[name], max_position_embeddings=131072)
         config.save_pretrained(folder)
         modes = _ON_ONE_GPU if num_gpus == 1 else MODES[1:]
-        hardware = Hardware(num_gpus=num_gpus, **DEFAULTS)
-        plan = make_plan(recipe(Path(folder), is_lora=is_lora), modes, hardware)
+        plan = make_plan(recipe(Path(folder), is_lora=is_lora), modes, Hardware(num_gpus=num_gpus))
     return {"name": name, "is_lora": is_lora, **_plain(plan)}
 
 
@@ -103,7 +101,7 @@ def page(results: Mapping[str, Any]) -> str:
         measured="\n".join(_measured(results)),
         remark=_remark(results),
         planned="\n".join(_planned(results)),
-        **DEFAULTS,
+        **asdict(Hardware(num_gpus=1)),
     )
 
 

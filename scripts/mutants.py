@@ -115,14 +115,14 @@ class Chosen:
         items[:] = sorted(kept, key=lambda item: self.order[item.nodeid])
 
 
-def plant(mutant: Mutant) -> None:
-    """From now on the file of the bug is imported with it; none of prefopt may be imported yet."""
+def plant(path: Path, source: bytes) -> None:
+    """From now on a file is imported as this source; none of prefopt may be imported yet."""
     usual = SourceFileLoader.get_code
 
     def get_code(loader: SourceFileLoader, name: str) -> Any:
-        path = loader.get_filename(name)
-        if path == str(mutant.path):
-            return loader.source_to_code(mutant.source, path)
+        found = loader.get_filename(name)
+        if found == str(path):
+            return loader.source_to_code(source, found)
         return usual(loader, name)
 
     SourceFileLoader.get_code = get_code
@@ -152,7 +152,7 @@ def forked(
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run_tests(files: Iterable[str], plugin: object) -> int:
+def run_tests(files: Iterable[str], *plugins: object) -> int:
     """The exit code of pytest, which stops at the first failure."""
     # What was imported before the fork keeps its own assertions.
     options = [
@@ -163,14 +163,14 @@ def run_tests(files: Iterable[str], plugin: object) -> int:
         "-W",
         "ignore::pytest.PytestAssertRewriteWarning",
     ]
-    return int(pytest.main([*options, *files], plugins=[plugin]))
+    return int(pytest.main([*options, *files], plugins=plugins))
 
 
 def is_caught(mutant: Mutant, lines: Lines) -> bool:
     """Whether a test fails, a test file cannot be imported, or the tests do not end."""
 
     def work(tests: list[str]) -> int:
-        plant(mutant)
+        plant(mutant.path, mutant.source)
         return run_tests(sorted({test.split("::")[0] for test in tests}), Chosen(tests))
 
     for tests in lines.of(mutant):

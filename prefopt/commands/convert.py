@@ -1,7 +1,6 @@
 """`prefopt convert`: the recipe that trains as a config of TRL's command line does."""
 
 import copy
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from prefopt.commands.convert_sections import write_adapter, write_data, write_m
 from prefopt.commands.convert_training import write_training
 from prefopt.config import recipe_of
 from prefopt.errors import UserError, did_you_mean
+from prefopt.evaluation.files import write_whole
 from prefopt.yaml_text import read_mapping
 
 
@@ -45,6 +45,10 @@ def run(
     """
     if output is not None and output.exists() and not overwrite:
         raise UserError(f"{output} is there already. Name another file, or add --overwrite.")
+    if output is not None and not output.parent.is_dir():
+        raise UserError(
+            f"{output}: cannot write the recipe, No such file or directory. Make its folder first."
+        )
     given = read_mapping(
         config, what="TRL config", keys="model_name_or_path, dataset_name and other keys"
     )
@@ -53,7 +57,10 @@ def run(
     if output is None:
         sys.stdout.write(heading + text)
     else:
-        _write(output, heading + text)
+        try:
+            write_whole(output, heading + text)
+        except OSError as error:
+            raise UserError(f"{output}: cannot write the recipe, {error.strerror}.") from error
     for note in notes:
         typer.echo(note, err=True)
     if output is not None:
@@ -123,13 +130,3 @@ def _number_of(processes: Any) -> int:
     if type(processes) is not int or processes < 1:
         raise UserError(f"num_processes should be a whole number from 1, got {processes!r}.")
     return processes
-
-
-def _write(output: Path, text: str) -> None:
-    staged = output.with_name(f".{output.name}.saving")
-    try:
-        staged.write_text(text, encoding="utf-8")
-        os.replace(staged, output)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise UserError(f"{output}: cannot write the recipe, {error.strerror}.") from error

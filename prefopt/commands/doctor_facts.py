@@ -22,8 +22,6 @@ from prefopt.models.attention import why_not_varlen
 _HEAD_SIZES = (64, 128)
 # `all` names extras, whose packages come by themselves.
 _NOT_FOR_USERS = ("dev", "all")
-# Of a data sheet, where a recipe's time is not asked for.
-_ANY_TFLOPS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,12 +205,7 @@ def _place(name: str, path: Path, *, is_cache: bool = False) -> Place:
 
 
 def _fit(path: Path, devices: Sequence[Device]) -> Fit:
-    hardware = Hardware(
-        num_gpus=len(devices),
-        gpu_memory=min(device.memory for device in devices),
-        peak_tflops=_ANY_TFLOPS,
-        utilization=1.0,
-    )
+    hardware = Hardware(num_gpus=len(devices), gpu_memory=min(device.memory for device in devices))
     # Without a GPU there is nothing to offload from.
     modes = modes_on(len(devices)) if torch.cuda.is_available() else ("single",)
     plan = make_plan(load_recipe(path), modes, hardware)

@@ -72,10 +72,8 @@ def _table(history: Sequence[Mapping[str, Any]]) -> Table:
         values = _values(history, key)
         if not values:
             continue
-        cells = [form.format(_first(values)), form.format(_last(values))]
         held_out = _values(history, f"eval_{key}")
-        cells += [form.format(value) for value in held_out[-1:]]
-        table.add_row(label, *cells)
+        table.add_row(label, *(form.format(each) for each in (*_ends(values), *held_out[-1:])))
     return table
 
 
@@ -83,17 +81,16 @@ def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [line[key] for line in history if key in line]
 
 
-def _first(values: Sequence[float]) -> float:
-    part = values[: max(1, len(values) // _SHARE_AVERAGED)]
-    return sum(part) / len(part)
-
-
-def _last(values: Sequence[float]) -> float:
-    part = values[-max(1, len(values) // _SHARE_AVERAGED) :]
-    return sum(part) / len(part)
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Means of the first and of the last tenth."""
+    num = max(1, len(values) // _SHARE_AVERAGED)
+    return sum(values[:num]) / num, sum(values[-num:]) / num
 
 
 def _fall(history: Sequence[Mapping[str, Any]]) -> float:
     """By how much the log-prob of chosen responses fell, or 0."""
     values = _values(history, "logps/chosen")
-    return max(0.0, _first(values) - _last(values)) if values else 0.0
+    if not values:
+        return 0.0
+    first, last = _ends(values)
+    return max(0.0, first - last)

@@ -38,14 +38,14 @@ ON_ONE_GPU: tuple[Mode, ...] = ("single", "zero3_offload")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """What is planned for."""
+    """What is planned for; H100 SXM if nothing else is said."""
 
     num_gpus: int
-    gpu_memory: float
+    gpu_memory: float = 80.0
     """Of each, in GiB."""
-    peak_tflops: float
+    peak_tflops: float = 989.4
     """Of each, for dense products in bfloat16."""
-    utilization: float
+    utilization: float = 0.35
     """Share of the peak that training reaches."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefopt.commands.assemble import Start, assemble, find_out, say
@@ -115,16 +116,18 @@ class _FirstStep(TrainerCallback):
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """A folder of the first process, removed unless it holds what an error speaks of."""
+    """A folder of the first process, which removes it unless it holds what an error speaks of."""
     folder = Path(on_first_process(lambda: tempfile.mkdtemp(prefix="prefopt-dry-run-")))
+    is_named = False
     try:
         yield folder
     except NonFiniteLossError:
+        is_named = True
         raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        # Others may be gone before the first one has written its line of metrics.
+        if PartialState().is_main_process and not is_named:
+            shutil.rmtree(folder)
 
 
 def _peak_memory() -> int:

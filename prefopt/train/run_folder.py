@@ -98,20 +98,19 @@ def find_start(
     check_not_held(folder)
     if overwrite:
         return None
-    if resume is None and (folder / RECIPE_FILE).is_file():
-        _check_cut_short(folder, recipe, data)
-        say(f"{folder} holds this run, which has not ended: going on with it")
-        resume = "auto"
-    if resume is None:
-        return None
     if not (folder / RECIPE_FILE).is_file():
-        if resume != "auto":
+        if resume not in (None, "auto"):
             raise UserError(
                 f"--resume: there is no run in training.output_dir {folder} that could go on from "
                 f"{resume}. Give the folder of that run."
             )
         return None
-    _check_same_run(folder, recipe, data)
+    if resume is None:
+        _check_cut_short(folder, recipe, data)
+        say(f"{folder} holds this run, which has not ended: going on with it")
+        resume = "auto"
+    else:
+        _check_same_run(folder, recipe, data)
     needs_best = bool(recipe["training"].get("load_best_model_at_end"))
     checkpoint = choose_checkpoint(folder, resume, needs_best=needs_best, say=say)
     if checkpoint is None and any((folder / name).is_file() for name in MODEL_FILES):

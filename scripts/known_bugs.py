@@ -1,17 +1,16 @@
-"""Plants known bugs in a copy of the project, one at a time, and lists those that no test catches.
+"""Plants bugs that were chosen by hand, one at a time, and lists those that no test catches.
 
-Usage: python scripts/mutate.py [WORD ...], from the project's root; words choose bugs by their file
-or text. A periodic check of the tests, not part of the gate.
+Usage: python scripts/known_bugs.py [WORD ...], from the project's root; words choose bugs by their
+file or text. A periodic check of the tests, not part of the gate.
 """
 
-import shutil
-import subprocess
+import importlib
+import os
 import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import pytest
+from mutants import HEAVY, ROOT, forked, plant, run_tests
+
 _OBJECTIVES = ("tests/objectives",)
 _CORE = (
     *("tests/objectives", "tests/ops", "tests/test_types.py"),
@@ -99,36 +98,34 @@ BUGS = [
 
 def main(words: list[str]) -> int:
     """Plant the chosen bugs; 1 if a test misses one."""
+    os.chdir(ROOT)
+    sys.dont_write_bytecode = True
+    for name in HEAVY:
+        importlib.import_module(name)
     chosen = [bug for bug in BUGS if not words or any(word in " ".join(bug[:3]) for word in words)]
+    everything = sorted({test for *_, tests in chosen for test in tests})
+    if forked(lambda: run_tests(everything), None) != 0:
+        sys.exit("The tests fail without any bug planted; mend that first.")
     survivors = []
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
-        shutil.copytree(ROOT, copy, ignore=ignored)
-        everything = sorted({test for *_, tests in chosen for test in tests})
-        if _run_tests(copy, everything) != 0:
-            sys.exit("The tests fail without any bug planted; mend that first.")
-        for name, right, wrong, tests in chosen:
-            path = copy / "prefopt" / name
-            text = path.read_text(encoding="utf-8")
-            if text.count(right) == 0:
-                print(f"stale     {name}: {right!r} is not there", flush=True)
-                survivors.append(name)
-                continue
-            path.write_text(text.replace(right, wrong), encoding="utf-8")
-            # 1: a test failed; 2: a test module could not even be collected.
-            is_caught = _run_tests(copy, tests) in (1, 2)
-            path.write_text(text, encoding="utf-8")
-            print(f"{'caught  ' if is_caught else 'SURVIVED'}  {name}: {wrong!r}", flush=True)
-            if not is_caught:
-                survivors.append(name)
+    for name, right, wrong, tests in chosen:
+        path = ROOT / "prefopt" / name
+        text = path.read_text(encoding="utf-8")
+        if right not in text:
+            print(f"stale     {name}: {right!r} is not there", flush=True)
+            survivors.append(name)
+            continue
+        source = text.replace(right, wrong).encode()
+
+        def work(source: bytes = source, path=path, tests=tests) -> int:
+            plant(path, source)
+            return run_tests(tests)
+
+        is_caught = forked(work, None) != pytest.ExitCode.OK
+        print(f"{'caught  ' if is_caught else 'SURVIVED'}  {name}: {wrong!r}", flush=True)
+        if not is_caught:
+            survivors.append(name)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     return 1 if survivors else 0
-
-
-def _run_tests(folder: Path, tests: Sequence[str]) -> int:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
 
 
 if __name__ == "__main__":
